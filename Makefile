@@ -1,0 +1,35 @@
+# make demo: from nothing to a classifier inside 128 KB and its first decisions. make test: lint, types, tests.
+PYTHON ?= python3
+BIN := .venv/bin
+HELD_OUT := train/recordings/audio/4-181035-A-0.ogg
+
+.PHONY: demo test check-all ci-runtime clean
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	@echo "installing into .venv (torch is 200 MB to fetch, a few minutes)"
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[train,export,audio,dev]'
+	touch $@
+
+demo: $(BIN)/.installed
+	$(BIN)/python -m compress.cnn7 --budget 128kb
+	$(BIN)/python -m runtime.stream --bundle bundles/cnn7 --wav $(HELD_OUT)
+	@echo
+	@echo "made bundles/cnn7. $(HELD_OUT) above was not trained on."
+	@echo "next: $(BIN)/python -m runtime.stream --bundle bundles/cnn7 --mic"
+
+test: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+# The promise to a device: numpy and one engine are enough. Each engine in an environment of its own.
+check-runtimes: $(BIN)/.installed
+	sh tests/runtimes.sh
+
+check-all: test check-runtimes
+
+clean:
+	rm -rf .venv .venv-* .cache runs bundles build *.egg-info

@@ -1,0 +1,1 @@
+"""Trained nets -> smaller nets: budgets, and the techniques that meet them."""

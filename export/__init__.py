@@ -1,0 +1,1 @@
+"""Trained nets -> deployable int8 nets -> TFLite and ONNX files."""

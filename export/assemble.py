@@ -1,0 +1,143 @@
+"""Trained runs -> a bundle: model files in both formats, checked against torch, written whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from devices.report import report_dict, report_text
+from export import graph, int8, parity
+from export.to_onnx import onnx_bytes
+from export.to_tflite import tflite_bytes
+from runtime.bundle import FORMAT, Bundle, file_entry, golden_window
+from train.run import Run
+
+WRITERS = {"tflite": tflite_bytes, "onnx": onnx_bytes}
+FLOAT_BOUND = 1e-3  # logits of a float file against torch
+INT8_BOUND = 0.15  # mean difference of the largest probability, int8 file against torch, on the calibration patches
+WINDOW_S, HOP_S = 5.0, 1.0
+N_PARITY = 16  # patches that every engine runs before a bundle is written
+
+
+def assemble(
+    runs: list[Run], folder: Path, calibration: list[np.ndarray], golden: np.ndarray, *, quantized: bool = True
+) -> Bundle:
+    """Write the bundle of `runs`, one member each, to `folder`; replaces a bundle, nothing else.
+
+    calibration: per run, normalised patches (n, planes, frames, bands) of training clips. golden: (samples,) at the
+    runs' rate. -> the bundle, loaded. Raises ValueError, and leaves no bundle, where a file disagrees with torch.
+    """
+    _check_compatible(runs)
+    if folder.exists() and not (folder / "bundle.json").is_file():
+        raise ValueError(f"{folder} exists and is no bundle: name another folder")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        members = [_write_member(partial, run, patches, quantized) for run, patches in zip(runs, calibration)]
+        _write_json(partial, runs, members, quantized)
+        bundle = Bundle.load(partial, "tflite")
+        with open(partial / "golden.npz", "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **golden_window(bundle, golden))
+        for fmt in WRITERS:
+            Bundle.load(partial, fmt).check()
+        (partial / "report.md").write_text(_report(partial, folder.name))
+        _replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Bundle.load(folder, "tflite")
+
+
+def _check_compatible(runs: list[Run]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        if (run.labels, run.frontend.sr, run.patch) != (first.labels, first.frontend.sr, first.patch):
+            raise ValueError("the runs differ in labels, sample rate or patch: one bundle needs them alike")
+    if len({_name(run) for run in runs}) != len(runs):
+        raise ValueError(f"two runs hear the same spectrogram ({', '.join(map(_name, runs))}): export one of them")
+
+
+def _name(run: Run) -> str:
+    return {"gammatone": "gam"}.get(run.frontend.kind, run.frontend.kind)
+
+
+def _write_member(folder: Path, run: Run, patches: np.ndarray, quantized: bool) -> dict[str, Any]:
+    """Both model files of one run, and what bundle.json says of the member."""
+    name = _name(run)
+    net: Any = graph.graph_of(run.model, patches.shape[1:])
+    if quantized:
+        net = int8.quantize(net, int8.calibrate(net, patches, clip="mse"))
+    files = {}
+    for fmt, write in WRITERS.items():
+        path = folder / f"{name}.{fmt}"
+        path.write_bytes(write(net))
+        files[fmt] = file_entry(path, macs=graph.macs(net))
+    _check_member(name, run, net, folder, patches[:N_PARITY], quantized)
+    return {
+        "name": name,
+        "frontend": run.frontend.to_json(),
+        "temperature": 1.0,
+        "mean": _rounded(run.mean),
+        "std": _rounded(run.std),
+        "files": files,
+    }
+
+
+@torch.no_grad()
+def _check_member(name: str, run: Run, net: Any, folder: Path, patches: np.ndarray, quantized: bool) -> None:
+    """Raises ValueError where a file and torch do not say the same."""
+    files = {fmt: (folder / f"{name}.{fmt}").read_bytes() for fmt in WRITERS}
+    logits = run.model(torch.from_numpy(patches)).numpy()
+    if not quantized:
+        engines = {
+            "LiteRT": parity.run_tflite(files["tflite"], patches),
+            "onnxruntime": parity.run_onnx(files["onnx"], patches),
+        }
+        parity.compare(logits, engines, FLOAT_BOUND)
+        return
+    parity.check_int8(net, files["tflite"], files["onnx"], patches)
+    exact = torch.softmax(torch.from_numpy(logits), 1)
+    rounded = torch.softmax(torch.from_numpy(parity.run_tflite(files["tflite"], patches)), 1)
+    difference = float((exact - rounded).abs().max(1).values.mean())
+    if not difference <= INT8_BOUND:
+        raise ValueError(
+            f"{name}: int8 moves probabilities by {difference:.2f} on average, at most {INT8_BOUND} allowed"
+        )
+
+
+def _rounded(table: np.ndarray) -> list[list[float]]:
+    return [[float(f"{value:.6g}") for value in row] for row in table]
+
+
+def _write_json(folder: Path, runs: list[Run], members: list[dict[str, Any]], quantized: bool) -> None:
+    values = {
+        "format": FORMAT,
+        "labels": list(runs[0].labels),
+        "sr": runs[0].frontend.sr,
+        "window_s": WINDOW_S,
+        "hop_s": HOP_S,
+        "fuse": "prod",
+        "patch": {"n_frames": runs[0].patch.n_frames, "stride": runs[0].patch.stride},
+        "members": members,
+        "provenance": {
+            "numbers": "int8" if quantized else "float32",
+            "runs": {_name(run): {key: run.meta.get(key) for key in ("data", "recipe", "versions")} for run in runs},
+        },
+    }
+    (folder / "bundle.json").write_text(json.dumps(values, indent=1) + "\n")
+
+
+def _report(folder: Path, name: str) -> str:
+    return f"# {name}\n\nMade by `python -m devices.report`.\n\n```\n{report_text(report_dict(folder))}\n```\n"
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    """Put the finished folder in place of an old bundle."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,72 @@
+"""Does every form of a net say the same? Runs files in their engines and holds the logits against a reference."""
+
+import numpy as np
+
+from export import int8
+
+
+def run_onnx(data: bytes, patches: np.ndarray) -> np.ndarray:
+    """A .onnx file's bytes, patches (n, planes, frames, bands) -> (n, n_classes) float32 logits, by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return np.stack([session.run(None, {name: patch[None]})[0].ravel() for patch in np.asarray(patches, np.float32)])
+
+
+def run_tflite(data: bytes, patches: np.ndarray, reference: bool = False) -> np.ndarray:
+    """A .tflite file's bytes, patches -> (n, n_classes) float32 logits, by LiteRT: XNNPACK or its reference kernels."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+    interpreter = Interpreter(model_content=data, experimental_op_resolver_type=resolver)
+    interpreter.allocate_tensors()
+    (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
+    logits = []
+    for patch in np.asarray(patches, np.float32):
+        x = patch.transpose(1, 2, 0)[None]  # planes last
+        interpreter.set_tensor(entry["index"], _to_grid(x, entry) if entry["dtype"] == np.int8 else x)
+        interpreter.invoke()
+        logits.append(_from_grid(interpreter.get_tensor(exit_["index"]).ravel(), exit_))
+    return np.stack(logits)
+
+
+def _to_grid(x, details):
+    scale, zero_point = details["quantization"]
+    return np.clip(np.rint(x / np.float32(scale)) + zero_point, -128, 127).astype(np.int8)
+
+
+def _from_grid(y, details):
+    scale, zero_point = details["quantization"]
+    return y if y.dtype == np.float32 else (y.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+def compare(reference: np.ndarray, others: dict[str, np.ndarray], bound: float) -> dict[str, dict[str, float]]:
+    """Logits (n, n_classes) of a reference and, by name, of others -> {name: {max_diff, agreement}}.
+
+    max_diff: the largest absolute difference of a logit; agreement: the share of patches with the same largest one.
+    A max_diff above `bound` is a ValueError that says whose and how much.
+    """
+    report = {}
+    for name, logits in others.items():
+        if logits.shape != reference.shape:
+            raise ValueError(f"{name}: logits are {logits.shape}, the reference's are {reference.shape}")
+        max_diff = float(np.abs(logits - reference).max())
+        if not max_diff <= bound:  # NaN fails too
+            raise ValueError(f"{name}: logits differ from the reference by {max_diff:.3g}, the bound is {bound:.3g}")
+        agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
+        report[name] = {"max_diff": max_diff, "agreement": agreement}
+    return report
+
+
+def check_int8(net: int8.Int8Net, tflite: bytes, onnx: bytes, patches: np.ndarray) -> dict[str, dict[str, float]]:
+    """Holds both files of an int8 net, in every engine here, against the integer reference -> compare()'s report.
+
+    LiteRT's reference kernels must equal it exactly. XNNPACK and onnxruntime round differently and must equal the
+    reference of their own rule.
+    """
+    exact, rounded = (int8.dequantize(net, int8.run(net, patches, rule)) for rule in ("double", "float32"))
+    step = float(net.scales[-1])
+    report = compare(exact, {"litert reference": run_tflite(tflite, patches, reference=True)}, step / 4)
+    engines = {"xnnpack": run_tflite(tflite, patches), "onnxruntime": run_onnx(onnx, patches)}
+    return report | compare(rounded, engines, step / 4)

@@ -1,0 +1,57 @@
+"""Shared by the tests: a small bundle of untrained nets, and sounds."""
+
+import runtime  # noqa: F401, I001  before numpy: it sets how many threads numpy takes
+import numpy as np
+import pytest
+
+SR = 44100
+
+
+@pytest.fixture(scope="session")
+def small_runs():
+    """Three untrained runs of narrow nets, 4 classes; statistics made up so that every net says something else."""
+    import dataclasses
+
+    import torch
+
+    from runtime.frontend import PRESETS
+    from train.features import PatchShape
+    from train.models import MODELS
+    from train.run import Run
+
+    runs = []
+    for i, frontend in enumerate(PRESETS.values()):
+        torch.manual_seed(i)
+        model = MODELS["cnn7"](4, widths=[4, 8, 8, 8, 12, 16], decomposed=True, order="deploy").eval()
+        for block in model.blocks:
+            torch.nn.init.normal_(block.after.bias, std=0.3)
+        torch.nn.init.normal_(model.fc.weight, std=2.0)
+        mean = np.repeat(np.array([[-40.0], [0.0], [0.0]], np.float32), 128, axis=1)
+        std = np.repeat(np.array([[20.0], [2.0], [0.5]], np.float32), 128, axis=1)
+        frontend = dataclasses.replace(frontend, hop_length=1120)
+        runs.append(Run("cnn7", model, frontend, PatchShape(), ("bark", "hum", "rain", "tick"), mean, std, {}))
+    return runs
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_runs, tmp_path_factory):
+    """The same as an int8 bundle on disk."""
+    from export.assemble import assemble
+    from runtime.frontend import deltas, patches, spectrogram
+
+    wave = noise(8)
+    calibration = [
+        run.normalise(patches(deltas(spectrogram(wave, run.frontend)), run.patch.n_frames, 16)) for run in small_runs
+    ]
+    folder = tmp_path_factory.mktemp("bundles") / "small"
+    assemble(small_runs, folder, calibration, wave[: 5 * SR])
+    return folder
+
+
+def noise(seconds, seed=0):
+    """(samples,) float32: bursts of noise and tones, so that patches differ."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(seconds * SR)) / SR
+    loud = 10 ** (-2 + 1.5 * np.sin(2 * np.pi * 0.4 * t))
+    tone = np.sin(2 * np.pi * (300 + 200 * t) * t)
+    return (loud * (0.3 * rng.standard_normal(len(t)) + 0.5 * tone)).astype(np.float32)

@@ -1,0 +1,88 @@
+"""Train a full-size or small net on one kind of spectrogram.  python -m train cnn7 --frontend mel --data PATH --fold 1"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from runtime.frontend import PRESETS
+from train import scores
+from train.data import RECORDINGS
+from train.features import CACHE, PatchShape
+from train.loop import Recipe
+from train.models import MODELS
+from train.trainer import SHAPES, train
+
+
+def main(argv=None):
+    args = _arguments(argv)
+    frontend = dataclasses.replace(PRESETS[args.frontend], hop_length=args.hop_length)
+    patch = PatchShape(args.patch_frames, args.stride)
+    fold = "all" if args.fold is None else f"fold{args.fold}"
+    folder = args.out or Path("runs") / f"{args.model}-{args.shape}-{args.frontend}-{fold}-seed{args.seed}"
+    recipe = Recipe(
+        epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, mixup_alpha=args.mixup, seed=args.seed,
+        distill=args.distill,
+    )  # fmt: skip
+    torch.set_num_threads(args.threads)
+    run, _ = train(
+        args.model, SHAPES[args.shape], frontend, patch, args.data, args.fold, recipe, folder,
+        teachers=args.teacher, cache=args.cache, say=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    if run.meta["scores"]:
+        print(scores.text(run.meta["scores"]["last"]))
+        best = run.meta["scores"]["best_on_test_fold"]
+        print(f"best epoch {best['epoch']}: {best['accuracy']:.1%} (chosen on the test fold, so too high an estimate)")
+    print(f"made {folder}/model.safetensors\nnext: python -m export {folder} --to BUNDLE")
+
+
+def _arguments(argv):
+    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__.split("  ")[0])
+    parser.add_argument("model", choices=MODELS, help="architecture")
+    parser.add_argument("--frontend", choices=PRESETS, required=True, help="spectrogram")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=RECORDINGS,
+        help="ESC-50, TAU or folder-per-class (default: the shipped recordings)",
+    )
+    parser.add_argument("--fold", type=int, help="hold this fold out and score on it (default: train on everything)")
+    parser.add_argument(
+        "--shape", choices=SHAPES, default="full", help="full: Table I of P3; cr, cr+dc: its compressed forms"
+    )
+    parser.add_argument(
+        "--hop-length",
+        type=int,
+        default=1120,
+        help="samples; P3's 620, 1120, 1850 give patches of 1.8, 3.3, 5.4 s (default 1120)",
+    )
+    parser.add_argument("--patch-frames", type=int, default=128, help="frames of a patch (default 128)")
+    parser.add_argument("--stride", type=int, default=32, help="frames between patches (default 32)")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's peak learning rate")
+    parser.add_argument("--mixup", type=float, default=0.3, help="alpha of the Beta distribution, 0 for none")
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        action="append",
+        default=[],
+        help="run of the same spectrogram to distil from; repeat for several",
+    )
+    parser.add_argument("--distill", type=float, default=0.5, help="weight of the teachers' opinion, 0..1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
+    parser.add_argument("--out", type=Path, help="folder of the run (default runs/MODEL-SHAPE-FRONTEND-FOLD-SEED)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command goes on from the last epoch")

@@ -1,0 +1,45 @@
+"""Augmentation of batches of patches. Random numbers come from torch's global generator: seed it, and they repeat."""
+
+import torch
+
+
+def random_crops(statics, n_static):
+    """list of (bands, frames) tensors -> (batch, bands, n_static): a random stretch of each clip."""
+    starts = [int(torch.randint(s.shape[1] - n_static + 1, ())) for s in statics]
+    return torch.stack([s[:, start : start + n_static] for s, start in zip(statics, starts)])
+
+
+def planes_of(static):
+    """(batch, bands, frames) -> (batch, 3, frames - 8, bands): runtime.frontend.deltas and patches, for a batch."""
+
+    def delta(x):
+        return (2 * (x[..., 4:] - x[..., :-4]) + (x[..., 3:-1] - x[..., 1:-3])) / 10
+
+    first = delta(static)
+    return torch.stack([static[..., 4:-4], first[..., 2:-2], delta(first)], dim=1).transpose(2, 3)
+
+
+def random_gain(static, range_db):
+    """(batch, bands, frames) in dB, each clip louder or quieter by up to range_db: rooms and microphones differ."""
+    return static + (torch.rand(len(static), 1, 1) * 2 - 1) * range_db
+
+
+def mixup(x, target, alpha):
+    """(batch, ...), (batch, classes) -> the same, each mixed with another; the larger share is its own. P3, P1."""
+    order = torch.randperm(len(x))
+    share = torch.distributions.Beta(alpha, alpha).sample((len(x),))
+    share = torch.maximum(share, 1 - share)
+    mix = share.view(-1, *[1] * (x.dim() - 1))
+    return mix * x + (1 - mix) * x[order], share[:, None] * target + (1 - share[:, None]) * target[order]
+
+
+def spec_augment(x, max_frames, max_bands):
+    """(batch, planes, frames, bands): a stretch of frames and one of bands of each patch become 0, the mean. SpecAugment."""
+    for dim, widest in ((2, max_frames), (3, max_bands)):
+        n = x.shape[dim]
+        widths = torch.randint(0, widest + 1, (len(x),))
+        starts = (torch.rand(len(x)) * (n - widths)).long()
+        at = torch.arange(n)
+        masked = (at >= starts[:, None]) & (at < (starts + widths)[:, None])  # (batch, n)
+        x = x.masked_fill(masked[:, None, :, None] if dim == 2 else masked[:, None, None, :], 0.0)
+    return x

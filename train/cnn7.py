@@ -1,0 +1,82 @@
+"""CNN-7, Table I of P3: six 3x3 convolutions and one fully connected layer, patch -> logits."""
+
+from torch import nn
+
+from train.decomposed import DecomposedConv2d
+
+WIDTHS_FULL = (32, 32, 64, 64, 128, 128)
+WIDTHS_CR = (16, 32, 32, 32, 64, 64)  # channel restriction of P3
+WIDTHS_WIDE = (32, 48, 64, 64, 96, 128)  # with DC: three int8 nets fill 128 KB
+# What we deploy with DC: fewer channels than Table I where the maps are large (time and RAM go there), so that the bytes
+# go to the deep layers; three int8 nets fill 128 KB.
+WIDTHS_DEPLOYED = (16, 32, 64, 64, 112, 128)
+N_PLANES = 3  # static, delta, delta-delta
+POOLED = (False, True, False, True, True)  # 2x2 after convolutions 2, 4 and 5; the sixth is pooled globally
+
+
+class Block(nn.Module):
+    """(batch, cin, frames, bands) -> (batch, cout, frames', bands'), one row of Table I.
+
+    order "paper":  BN - convolution - ReLU - BN - pool - dropout, as printed.
+    order "deploy": convolution - BN - ReLU - pool - dropout: the BN folds into the convolution exactly, borders
+    included, so nothing but convolutions and pools is left in the exported graph.
+    """
+
+    def __init__(self, cin, cout, pool, decomposed, order, dropout):
+        super().__init__()
+        self.order = order
+        bias = order == "paper"  # behind a convolution, BN's own shift makes a bias redundant
+        self.before = nn.BatchNorm2d(cin) if order == "paper" else nn.Identity()
+        self.conv = DecomposedConv2d(cin, cout, bias) if decomposed else nn.Conv2d(cin, cout, 3, padding=1, bias=bias)
+        self.after = nn.BatchNorm2d(cout)
+        self.pool = pool
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        x = self.conv(self.before(x))
+        x = self.after(x.relu()) if self.order == "paper" else self.after(x).relu()
+        return self.dropout(self.pool(x))
+
+
+class CNN7(nn.Module):
+    """(batch, 3 planes, frames, bands) normalised patches -> (batch, n_classes) logits.
+
+    widths: output channels of the six convolutions. decomposed: DC layers in place of convolutions 2 to 6 (the first
+    has three input channels and stays). `kwargs` rebuilds the net: CNN7(**model.kwargs).
+    """
+
+    def __init__(self, n_classes, widths=WIDTHS_FULL, decomposed=False, order="deploy", dropout=0.1):
+        super().__init__()
+        _check(n_classes, widths, decomposed, order, dropout)
+        self.kwargs = dict(
+            n_classes=n_classes, widths=list(widths), decomposed=decomposed, order=order, dropout=dropout
+        )
+        pools = [nn.AvgPool2d(2) if pooled else nn.Identity() for pooled in POOLED] + [nn.AdaptiveAvgPool2d(1)]
+        self.blocks = nn.Sequential(
+            *(
+                Block(cin, cout, pool, decomposed and i > 0, order, dropout)
+                for i, (cin, cout, pool) in enumerate(zip((N_PLANES, *widths), widths, pools))
+            )
+        )
+        self.fc = nn.Linear(widths[-1], n_classes)
+
+    def forward(self, x):
+        x = self.blocks(x)  # (batch, widths[5], 1, 1)
+        return self.fc(x.flatten(1))
+
+
+def _check(n_classes, widths, decomposed, order, dropout):
+    if not isinstance(n_classes, int) or isinstance(n_classes, bool) or n_classes < 1:
+        raise ValueError(f"n_classes is {n_classes!r}, want a whole number of at least 1")
+    if not isinstance(widths, (tuple, list)) or len(widths) != 6:
+        raise ValueError(f"widths is {widths!r}, want the channels of six convolutions")
+    if not all(isinstance(w, int) and not isinstance(w, bool) and w >= 1 for w in widths):
+        raise ValueError(f"widths is {widths!r}, want whole numbers of at least 1")
+    if decomposed not in (True, False):
+        raise ValueError(f"decomposed is {decomposed!r}, want True or False")
+    if decomposed and any(w % 4 for w in widths):
+        raise ValueError(f"widths is {list(widths)}, a decomposed net needs every width divisible by 4")
+    if order not in ("paper", "deploy"):
+        raise ValueError(f"order is {order!r}, want 'paper' or 'deploy'")
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout!r}, want a probability in [0, 1)")

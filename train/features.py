@@ -1,0 +1,76 @@
+"""Spectrograms of a data set, computed once by runtime.frontend and kept on disk, keyed by front end and file."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from runtime.frontend import DELTA_FRAMES, spectrogram
+from train.data import load_wave
+
+CACHE = Path(".cache/features")
+VERSION = 1  # raise it when runtime.frontend computes other numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchShape:
+    """A net's input: `n_frames` delta frames, one patch every `stride` frames."""
+
+    n_frames: int = 128
+    stride: int = 32
+
+    @property
+    def n_static(self):
+        """Static frames that one patch needs."""
+        return self.n_frames + DELTA_FRAMES
+
+
+def features(clips, frontend, cache=CACHE):
+    """-> list of (n_bands, frames) float32 static spectrograms, one per clip, in dB. Progress on stderr."""
+    cache = Path(cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    started, n_new, out = time.monotonic(), 0, []
+    for i, clip in enumerate(clips, 1):
+        path = cache / f"{_key(clip.path, frontend)}.npy"
+        if not path.exists():
+            n_new += 1
+            _save(path, spectrogram(load_wave(clip.path, frontend.sr), frontend))
+            if n_new % 20 == 0 or i == len(clips):
+                took = time.monotonic() - started
+                print(f"\r{frontend.kind} features {i}/{len(clips)}  {took:.0f} s", end="", file=sys.stderr, flush=True)
+        out.append(np.load(path, allow_pickle=False))
+    if n_new:
+        print(file=sys.stderr)
+    return out
+
+
+def _key(path, frontend):
+    """Name of a cached file: changes with the front end, the recording's place, size or time of change."""
+    stat = Path(path).stat()
+    text = json.dumps([VERSION, frontend.to_json(), str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _save(path, array):
+    """Atomic: a killed run leaves no half of a file, and two runs may write the same one."""
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+    os.replace(partial, path)
+
+
+def looped(static, n_frames):
+    """(bands, frames) -> (bands, at least n_frames): a short clip is repeated, never padded with silence."""
+    repeats = -(-n_frames // static.shape[1])
+    return np.tile(static, (1, repeats)) if repeats > 1 else static
+
+
+def normalisation(statics, deltas):
+    """-> mean, std (planes, bands) float32 over all frames: each plane and band reaches the net with variance 1."""
+    planes = np.concatenate([deltas(s) for s in statics], axis=2)  # (3, bands, frames)
+    return planes.mean(axis=2, dtype=np.float64).astype(np.float32), np.maximum(planes.std(axis=2), 1e-3)

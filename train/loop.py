@@ -1,0 +1,161 @@
+"""The only training loop. Resumable: every epoch draws its random numbers from (seed, epoch) alone."""
+
+import ctypes
+import dataclasses
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, safe_open, save_file
+
+from runtime.frontend import deltas, patches
+from train import augment
+from train.features import looped
+from train.run import write_atomic
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a net is trained. Adam, one warm-up epoch, then a cosine to zero; KL divergence, as mixup makes labels soft."""
+
+    epochs: int = 60
+    batch_size: int = 8
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    gain_db: float = 6.0
+    mixup_alpha: float = 0.3
+    mask_frames: int = 16
+    mask_bands: int = 12
+    short_epochs: float = 0.6  # share of the epochs, the first ones, on patches of half the length: twice as fast
+    distill: float = 0.5  # weight of the teacher's opinion where there is a teacher
+    temperature: float = 2.0
+    seed: int = 0
+
+
+def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, say=print):
+    """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
+
+    `identity`: JSON-able, what else the result depends on; a checkpoint of another one is not resumed. `teacher`: a
+    function of raw patches (n, planes, frames, bands) in dB -> logits. `evaluate`: history so far -> accuracy, called on
+    some epochs. -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was.
+    """
+    _keep_memory()
+    optimizer = torch.optim.Adam(run.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    checkpoint = Path(folder) / "checkpoint.safetensors"
+    identity = json.dumps([dataclasses.asdict(recipe), run.name, run.model.kwargs, identity], sort_keys=True)
+    history = _resume(checkpoint, run.model, optimizer, identity)
+    if history:
+        say(f"resumed after epoch {len(history)}")
+    data = [torch.from_numpy(looped(s, run.patch.n_static)) for s in statics]
+    targets = F.one_hot(torch.as_tensor(targets), len(run.labels)).float()
+    started, first = time.monotonic(), len(history)
+    for epoch in range(len(history), recipe.epochs):
+        torch.manual_seed(recipe.seed * 100_003 + epoch)
+        lr = _set_lr(optimizer, recipe, epoch)
+        loss = _epoch(run, data, targets, recipe, epoch, optimizer, teacher)
+        row = {"epoch": epoch + 1, "loss": loss, "lr": lr}
+        if evaluate and (epoch + 1 == recipe.epochs or (epoch + 1) % max(1, recipe.epochs // 10) == 0):
+            row["accuracy"] = evaluate(history)
+        history.append(row)
+        _save(checkpoint, run.model, optimizer, identity, history)
+        left = (time.monotonic() - started) / (epoch + 1 - first) * (recipe.epochs - epoch - 1)
+        score = f"  accuracy {row['accuracy']:.1%}" if "accuracy" in row else ""
+        say(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss:.3f}{score}  {left:.0f} s left")
+    run.model.eval()
+    return history
+
+
+def _epoch(run, data, targets, recipe, epoch, optimizer, teacher):
+    """One pass over the clips in random order, a random crop of each. -> mean loss."""
+    run.model.train()
+    short = epoch < recipe.short_epochs * recipe.epochs
+    n_static = run.patch.n_static - (run.patch.n_frames // 2 if short else 0)
+    mean, std = (torch.from_numpy(a)[:, None] for a in (run.mean, run.std))  # (planes, 1, bands)
+    order, total = torch.randperm(len(data)), 0.0
+    # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
+    n_batches = max(1, len(data) // recipe.batch_size)
+    for batch in torch.tensor_split(order, n_batches):
+        static = augment.random_gain(augment.random_crops([data[i] for i in batch], n_static), recipe.gain_db)
+        raw, target = augment.planes_of(static), targets[batch]
+        if recipe.mixup_alpha and len(batch) > 1:
+            raw, target = augment.mixup(raw, target, recipe.mixup_alpha)
+        x = augment.spec_augment((raw - mean) / std, recipe.mask_frames, recipe.mask_bands)
+        loss = _loss(run.model(x), target, recipe, teacher and teacher(raw))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(batch)
+    return total / len(data)
+
+
+def _loss(logits, target, recipe, teacher_logits=None):
+    """KL divergence to the soft labels; with a teacher, part of it to the teacher's softened opinion (Hinton 2015)."""
+    hard = F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean")
+    if teacher_logits is None:
+        return hard
+    t = recipe.temperature
+    soft = F.kl_div(F.log_softmax(logits / t, 1), F.softmax(teacher_logits / t, 1), reduction="batchmean") * t * t
+    return (1 - recipe.distill) * hard + recipe.distill * soft
+
+
+def _set_lr(optimizer, recipe, epoch):
+    lr = recipe.lr * (0.2 if epoch == 0 else 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs)))
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def _save(path, model, optimizer, identity, history):
+    """Model, Adam's moments, history: with the per-epoch seeds all that a killed run needs to end with the same numbers."""
+    tensors = {f"net.{key}": value for key, value in model.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{key}": value for key, value in state.items()}
+    header = {"identity": identity, "history": json.dumps(history)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda partial: save_file(tensors, partial, header))
+
+
+def _resume(path, model, optimizer, identity):
+    """Load the checkpoint, if there is one of the same identity. -> its history, or []."""
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    if header.get("identity") != identity:
+        print(f"{path} is of another recipe or other data: starting anew", file=sys.stderr)
+        return []
+    tensors = load_file(path)
+    model.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
+    state = {}
+    for key, value in tensors.items():
+        if key.startswith("adam."):
+            _, i, name = key.split(".")
+            state.setdefault(int(i), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return json.loads(header["history"])
+
+
+@torch.no_grad()
+def clip_log_probabilities(run, statics):
+    """(bands, frames) spectrograms -> (clips, classes): log of the mean probability over a clip's patches, eq. (1) of P3."""
+    run.model.eval()
+    out = []
+    for static in statics:
+        cut = patches(deltas(looped(static, run.patch.n_static)), run.patch.n_frames, run.patch.stride)
+        log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(cut))), 1)
+        out.append(torch.logsumexp(log_p, 0) - math.log(len(cut)))
+    return torch.stack(out).numpy()
+
+
+def _keep_memory():
+    """Ask glibc to keep freed blocks: a net's activations came and went through mmap, 25 % of a step in page faults."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return  # not glibc: nothing to ask
+    libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+    libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD

@@ -1,0 +1,5 @@
+"""The architectures by name: a run's meta.json names one of these, never an import path."""
+
+from train.cnn7 import CNN7
+
+MODELS = {"cnn7": CNN7}

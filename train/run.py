@@ -1,0 +1,81 @@
+"""A training run on disk: model.safetensors and meta.json. Nothing in it can run code."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from runtime.frontend import Frontend
+from train.features import PatchShape
+from train.models import MODELS
+
+
+@dataclasses.dataclass
+class Run:
+    """A trained net and all that its input needs. `meta` holds scores, seed, recipe, versions: what was measured, how."""
+
+    name: str
+    model: torch.nn.Module  # normalised patches (n, planes, frames, bands) -> logits (n, classes)
+    frontend: Frontend
+    patch: PatchShape
+    labels: tuple[str, ...]
+    mean: np.ndarray  # (planes, bands)
+    std: np.ndarray
+    meta: dict
+
+    def normalise(self, patches):
+        """(n, planes, frames, bands) in dB -> the same, mean 0 and variance 1 per plane and band of the training set."""
+        return (patches - self.mean[:, None]) / self.std[:, None]
+
+    def save(self, folder, weights="model.safetensors"):
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"net.{key}": value.contiguous() for key, value in self.model.state_dict().items()}
+        tensors |= {"normalise.mean": torch.from_numpy(self.mean), "normalise.std": torch.from_numpy(self.std)}
+        write_atomic(folder / weights, lambda path: save_file(tensors, path))
+        meta = {
+            "model": self.name,
+            "kwargs": self.model.kwargs,
+            "frontend": self.frontend.to_json(),
+            "patch": dataclasses.asdict(self.patch),
+            "labels": list(self.labels),
+            **self.meta,
+        }
+        write_atomic(folder / "meta.json", lambda path: path.write_text(json.dumps(meta, indent=1) + "\n"))
+
+
+def load_run(folder, weights="model.safetensors"):
+    """-> the Run saved in `folder`, its model in eval mode. Raises ValueError that names the file and what is wrong."""
+    folder = Path(folder)
+    meta_path, weights_path = folder / "meta.json", folder / weights
+    for path in (meta_path, weights_path):
+        if not path.is_file():
+            raise ValueError(f"{folder} is not a finished training run: {path.name} is missing")
+    try:
+        meta = json.loads(meta_path.read_text())
+        name, kwargs = meta.pop("model"), meta.pop("kwargs")
+        frontend, patch = Frontend.from_json(meta.pop("frontend")), PatchShape(**meta.pop("patch"))
+        labels = tuple(meta.pop("labels"))
+        model = MODELS[name](**kwargs)
+        tensors = load_file(weights_path)
+        model.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
+        mean, std = tensors["normalise.mean"].numpy(), tensors["normalise.std"].numpy()
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder}: {meta_path.name} or {weights_path.name} is damaged: {error}") from error
+    return Run(name, model.eval(), frontend, patch, labels, mean, std, meta)
+
+
+def write_atomic(path, write):
+    """write(partial path), then rename: the file is there whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
