@@ -160,7 +160,7 @@ class FrontendStream:
 
     def reset(self) -> None:
         """Forget everything: the next sample is sample 0."""
-        self._tapes = [_Tape() for _ in range(self._plan.n_levels)]
+        self._tapes = [_Tape(first) for first in self._plan.first_samples]
         self._n_samples = self._n_frames = 0
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
@@ -201,11 +201,11 @@ def _grid(start: int, stop: int) -> list[int]:
 
 
 class _Tape:
-    """The samples still needed of an endless signal, addressed by their absolute index; zeros before the first."""
+    """The samples still needed of an endless signal, addressed by their absolute index from `first` on; zeros before."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
         self._samples = np.zeros(0, np.float32)
-        self._start = 0
+        self._first = self._start = first
 
     @property
     def stop(self) -> int:
@@ -215,9 +215,10 @@ class _Tape:
         self._samples = np.concatenate([self._samples, samples])
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start,) samples; everything before sample 0 is zero."""
-        if start < 0:
-            return np.concatenate([np.zeros(min(stop, 0) - start, np.float32), self.read(0, max(stop, 0))])
+        """(stop - start,) samples."""
+        if start < self._first:
+            silence = np.zeros(min(stop, self._first) - start, np.float32)
+            return np.concatenate([silence, self.read(self._first, max(stop, self._first))])
         assert self._start <= start and stop <= self.stop, (self._start, start, stop, self.stop)
         return self._samples[start - self._start : stop - self._start]
 
@@ -244,7 +245,7 @@ def _product(rows: np.ndarray, matrix: np.ndarray, start: int) -> np.ndarray:
 class StftPlan:
     """Windowed FFT, a weight matrix, a logarithm: mel and gammatone."""
 
-    n_levels = 1
+    first_samples = (0,)
 
     def __init__(self, frontend: Frontend) -> None:
         self._hop, self._n_fft, self._is_mel = frontend.hop_length, frontend.n_fft, frontend.kind == "mel"
@@ -286,7 +287,10 @@ class CqtPlan:
         self._reach = len(self._taps) // 2
         n_octaves = -(-n // per_octave)
         n_halvings = min(n_octaves - 1, (self._hop & -self._hop).bit_length() - 1)
-        self.n_levels = n_halvings + 1
+        # A halved recording begins before its sample 0: the filter rings ahead of the first sample.
+        self.first_samples = [0]
+        for _ in range(n_halvings):
+            self.first_samples.append((self.first_samples[-1] - self._reach) // 2)
         self.octaves = []  # (level, kernels), highest octave first
         for octave in range(n_octaves):
             bands = slice(max(0, n - (octave + 1) * per_octave), n - octave * per_octave)

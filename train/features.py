@@ -14,7 +14,7 @@ from runtime.frontend import DELTA_FRAMES, spectrogram
 from train.data import load_wave
 
 CACHE = Path(".cache/features")
-VERSION = 1  # raise it when runtime.frontend computes other numbers
+VERSION = 2  # raise it when runtime.frontend computes other numbers
 
 
 @dataclasses.dataclass(frozen=True)
