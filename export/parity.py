@@ -4,6 +4,8 @@ import numpy as np
 
 from export import int8
 
+ENGINE_STEPS = 2.25  # of the logits' int8 grid
+
 
 def run_onnx(data: bytes, patches: np.ndarray) -> np.ndarray:
     """A .onnx file's bytes, patches (n, planes, frames, bands) -> (n, n_classes) float32 logits, by onnxruntime."""
@@ -62,11 +64,12 @@ def compare(reference: np.ndarray, others: dict[str, np.ndarray], bound: float) 
 def check_int8(net: int8.Int8Net, tflite: bytes, onnx: bytes, patches: np.ndarray) -> dict[str, dict[str, float]]:
     """Holds both files of an int8 net, in every engine here, against the integer reference -> compare()'s report.
 
-    LiteRT's reference kernels must equal it exactly. XNNPACK and onnxruntime round differently and must equal the
-    reference of their own rule.
+    LiteRT's reference kernels must equal it exactly. XNNPACK and onnxruntime are held against the reference of their
+    own rounding rule, ENGINE_STEPS apart at most: on the CPUs we measured they equal it (the tests hold that), on one
+    with other instructions a rounding may fall the other way, which is no reason to refuse a bundle.
     """
     exact, rounded = (int8.dequantize(net, int8.run(net, patches, rule)) for rule in ("double", "float32"))
     step = float(net.scales[-1])
     report = compare(exact, {"litert reference": run_tflite(tflite, patches, reference=True)}, step / 4)
     engines = {"xnnpack": run_tflite(tflite, patches), "onnxruntime": run_onnx(onnx, patches)}
-    return report | compare(rounded, engines, step / 4)
+    return report | compare(rounded, engines, ENGINE_STEPS * step)

@@ -4,9 +4,21 @@ import torch
 
 
 def random_crops(statics, n_static):
-    """list of (bands, frames) tensors -> (batch, bands, n_static): a random stretch of each clip."""
-    starts = [int(torch.randint(s.shape[1] - n_static + 1, ())) for s in statics]
-    return torch.stack([s[:, start : start + n_static] for s, start in zip(statics, starts)])
+    """list of (bands, frames) tensors -> (batch, bands, n_static): a random stretch of each clip that holds some sound.
+
+    Half of ESC-10's clips are a short sound and then silence; a crop of the silence teaches a label that nobody hears.
+    So each crop holds a frame that is at least as loud as its clip's average.
+    """
+    return torch.stack([_crop_with_sound(static, n_static) for static in statics])
+
+
+def _crop_with_sound(static, n_static):
+    level = static.mean(0)  # dB
+    loud = torch.nonzero(level >= level.mean())[:, 0]
+    frame = int(loud[torch.randint(len(loud), ())])
+    first, last = max(0, frame - n_static + 1), min(frame, static.shape[1] - n_static)
+    start = int(torch.randint(first, last + 1, ()))
+    return static[:, start : start + n_static]
 
 
 def planes_of(static):
