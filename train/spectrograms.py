@@ -18,6 +18,7 @@ from train.run import write_atomic
 
 MAX_SECONDS = 120.0
 RANGE_DB = 80.0  # below the loudest cell everything is black
+MIN_TICK_BANDS = 6  # closer ones would write over each other
 TICKS_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 
 
@@ -61,8 +62,13 @@ def _draw_spectrogram(axes, title, wave, frontend):
     axes.pcolormesh(
         seconds, bands, static, vmin=top_db - RANGE_DB, vmax=top_db, cmap="magma", shading="flat", rasterized=True
     )
-    ticks = [hz for hz in TICKS_HZ if frontend.centers_hz[0] <= hz <= frontend.centers_hz[-1]]
-    axes.set_yticks(np.interp(ticks, frontend.centers_hz, np.arange(frontend.n_bands)), ticks)
+    at, shown = [], []
+    for hz in TICKS_HZ:
+        band = float(np.interp(hz, frontend.centers_hz, np.arange(frontend.n_bands)))
+        inside = frontend.centers_hz[0] <= hz <= frontend.centers_hz[-1]
+        if inside and (not at or band - at[-1] >= MIN_TICK_BANDS):
+            at, shown = [*at, band], [*shown, hz]
+    axes.set_yticks(at, shown)
     axes.set_ylabel(f"{title}\nHz")
 
 

@@ -1,0 +1,291 @@
+"""train: from recordings to a run, killed and resumed, cached, scored and drawn; and the commands' clear errors."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from runtime.frontend import MEL, deltas, patches
+from train import augment, features, scores
+from train.data import Clip, load_dataset
+from train.features import PatchShape
+from train.loop import Recipe, clip_log_probabilities, fit
+from train.run import load_run, write_atomic
+
+SR = 44100
+
+
+def run(*args, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, args)], capture_output=True, text=True, timeout=300, **kwargs
+    )
+
+
+@pytest.fixture(scope="session")
+def sounds(tmp_path_factory):
+    """ESC layout: 2 classes x 2 folds x 4 clips of 1.5 s, a steady hum and pulses of noise."""
+    root = tmp_path_factory.mktemp("sounds")
+    (root / "audio").mkdir()
+    (root / "meta").mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["filename,fold,target,category"]
+    t = np.arange(int(1.5 * SR)) / SR
+    for target, label in enumerate(("hum", "pulses")):
+        for i in range(8):
+            hz = rng.uniform(6, 12)
+            noise = 0.1 * rng.standard_normal(len(t))
+            wave = noise * (np.sin(2 * np.pi * hz * t) > 0.7) if target else 0.3 * np.sin(40 * hz * t) + 0.01 * noise
+            soundfile.write(root / "audio" / f"{label}{i}.wav", wave, SR)
+            rows.append(f"{label}{i}.wav,{i % 2 + 1},{target},{label}")
+    (root / "meta" / "sounds.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def command(sounds, cache, out, epochs=20):
+    return [
+        "train", "cnn7", "--frontend", "mel", "--shape", "cr+dc", "--data", sounds, "--fold", 2, "--patch-frames", 32,
+        "--epochs", epochs, "--batch-size", 4, "--lr", 0.003, "--threads", 1, "--cache", cache, "--out", out,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def finished(sounds, cache, tmp_path_factory):
+    """A run that nobody disturbed, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    result = run(*command(sounds, cache, out))
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
+
+
+def test_it_learns_and_says_so(finished):
+    out, printed = finished
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["scores"]["last"]["accuracy"] == 1.0 and meta["scores"]["last"]["n"] == 8
+    assert [row["epoch"] for row in meta["history"]] == list(range(1, 21))
+    assert meta["history"][-1]["loss"] < meta["history"][0]["loss"]
+    assert "accuracy 100.0% of 8 clips" in printed and "hum 100%, pulses 100%" in printed
+    for name in ("confusion.png", "curves.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_last_and_best_epoch_are_kept_apart(finished):
+    out, _ = finished
+    meta = json.loads((out / "meta.json").read_text())
+    best = meta["scores"]["best_on_test_fold"]
+    assert best["accuracy"] == max(row["accuracy"] for row in meta["history"] if "accuracy" in row)
+    first_best = load_run(out, "best.safetensors").model.state_dict()
+    last = load_run(out).model.state_dict()
+    same = all(torch.equal(first_best[key], last[key]) for key in last)
+    assert same == (best["epoch"] == 20)
+
+
+def test_killed_and_resumed_ends_with_the_same_numbers(sounds, cache, finished, tmp_path):
+    whole, _ = finished
+    out = tmp_path / "killed"
+    args = [sys.executable, "-m", *map(str, command(sounds, cache, out))]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 3/"):
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert process.wait() == -signal.SIGKILL and not (out / "model.safetensors").exists()
+    result = run(*command(sounds, cache, out))
+    assert result.returncode == 0 and "resumed after epoch" in result.stdout
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, whole))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    first, second = (json.loads((folder / "meta.json").read_text()) for folder in (out, whole))
+    assert first["history"] == second["history"] and first["scores"] == second["scores"]
+
+
+def test_a_finished_run_is_not_trained_again_and_another_recipe_starts_anew(sounds, cache, finished, tmp_path):
+    out, _ = finished
+    before = (out / "model.safetensors").read_bytes()
+    again = run(*command(sounds, cache, out))
+    assert "resumed after epoch 20" in again.stdout and "epoch 20/20" not in again.stdout
+    assert (out / "model.safetensors").read_bytes() == before
+    other = tmp_path / "other"
+    assert run(*command(sounds, cache, other, epochs=1)).returncode == 0
+    more = run(*command(sounds, cache, other, epochs=2))
+    assert "starting anew" in more.stderr and "epoch 1/2" in more.stdout
+
+
+def test_damaged_runs_are_refused_by_name(finished, tmp_path):
+    out, _ = finished
+    with pytest.raises(ValueError, match=r"meta\.json is missing"):
+        load_run(tmp_path)
+    for name in ("meta.json", "model.safetensors"):
+        for other in ("meta.json", "model.safetensors"):
+            (tmp_path / other).write_bytes((out / other).read_bytes())
+        (tmp_path / name).write_bytes((out / name).read_bytes()[:50])
+        with pytest.raises(ValueError, match="damaged"):
+            load_run(tmp_path)
+
+
+def test_bad_arguments_end_in_one_line(sounds, cache, tmp_path):
+    for data, fold, sentence in (
+        (tmp_path, 1, "no data set"),
+        (sounds, 9, "no fold 9"),
+        (tmp_path / "no", 1, "missing"),
+    ):
+        args = command(data, cache, tmp_path / "out")
+        args[args.index("--fold") + 1] = fold
+        result = run(*args)
+        assert result.returncode == 1 and sentence in result.stderr, result.stderr
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_one_class_is_nothing_to_tell_apart(cache, tmp_path):
+    (tmp_path / "data" / "hum").mkdir(parents=True)
+    for i in range(5):
+        soundfile.write(tmp_path / "data" / "hum" / f"{i}.wav", np.full(SR, 0.01 * (i + 1)), SR)
+    result = run(*command(tmp_path / "data", cache, tmp_path / "out"))
+    assert result.returncode == 1 and "one class (hum)" in result.stderr
+
+
+TAU_HEADER = "filename\tscene_label\tidentifier\tsource_label\r\n"
+
+
+def test_tau_layout_from_recordings_to_accuracy_per_device(cache, tmp_path):
+    """Real layout: tabs, CRLF, no last newline, 1 s clips with a sub-segment in their names, clips of no half."""
+    root = tmp_path / "tau"
+    (root / "audio").mkdir(parents=True)
+    (root / "evaluation_setup").mkdir()
+    meta, halves = [], {"train": [], "evaluate": []}
+    rng = np.random.default_rng(1)
+    for scene, hz in (("metro", 200.0), ("park", 4000.0)):
+        for i, device in enumerate(("a", "a", "b", "s1", "a", "s1")):
+            name = f"audio/{scene}-lyon-1-{i}-0-{device}.wav"
+            t = np.arange(SR) / SR
+            soundfile.write(root / name, 0.2 * np.sin(2 * np.pi * hz * t) + 0.02 * rng.standard_normal(SR), SR)
+            meta.append(f"{name}\t{scene}\tlyon-{i}\t{device}")
+            if i < 5:
+                halves["train" if i < 3 else "evaluate"].append(f"{name}\t{scene}")
+    (root / "meta.csv").write_bytes((TAU_HEADER + "\r\n".join(meta)).encode())
+    for half, rows in halves.items():
+        table = "filename\tscene_label\n" + "\n".join(rows)
+        (root / "evaluation_setup" / f"fold1_{half}.csv").write_text(table)
+    args = command(root, cache, tmp_path / "run", epochs=4)
+    args[args.index("--fold") + 1] = 1
+    result = run(*args)
+    assert result.returncode == 0, result.stderr
+    last = json.loads((tmp_path / "run" / "meta.json").read_text())["scores"]["last"]
+    assert last["n"] == 4 and set(last["per_device"]) == {"a", "s1"}
+    assert "per device: a " in result.stdout
+
+
+def test_features_are_cached_by_front_end_and_file(sounds, tmp_path):
+    clips = load_dataset(sounds).clips[:2]
+    first = features.features(clips, MEL, tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 2 and all(name.endswith(".npy") for name in names)
+    again = features.features(clips, MEL, tmp_path)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again))
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    features.features(clips, dataclasses.replace(MEL, hop_length=1120), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    os.utime(clips[0].path, ns=(1, 1))  # another recording under the same name
+    features.features(clips, MEL, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_scores_by_hand():
+    labels = ("a", "b")
+    clips = [Clip(None, label, 1, "", device) for label, device in (("a", "x"), ("a", "y"), ("b", "y"))]
+    p = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
+    result = scores.score(np.log(p), clips, labels)
+    assert result["accuracy"] == pytest.approx(2 / 3)
+    assert result["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8]).mean())
+    assert result["per_class"] == {"a": 0.5, "b": 1.0} and result["per_device"] == {"x": 1.0, "y": 0.5}
+    assert result["confusion"] == [[1, 1], [0, 1]]
+
+
+def test_crops_hold_the_sound():
+    """A second of noise in ten of silence: every crop hears some of it."""
+    static = torch.full((8, 400), -100.0)
+    static[:, 150:190] = torch.randn(8, 40) - 20
+    torch.manual_seed(0)
+    crops = augment.random_crops([static] * 200, 100)
+    assert crops.shape == (200, 8, 100) and (crops.amax((1, 2)) > -50).all()
+    starts = {int((crop[0] > -50).nonzero()[0]) for crop in crops}
+    assert len(starts) > 30  # and from many places
+
+
+def test_planes_are_the_device_s_deltas_and_patches():
+    static = torch.randn(3, 16, 40 + 8)
+    planes = augment.planes_of(static)
+    for one, expected in zip(planes, static.numpy()):
+        assert one.numpy() == pytest.approx(patches(deltas(expected), 40, 40)[0], abs=1e-5)
+
+
+def test_mixup_keeps_the_larger_share_of_its_own():
+    torch.manual_seed(0)
+    x, target = torch.eye(6).reshape(6, 6, 1, 1), torch.eye(6)
+    mixed, soft = augment.mixup(x, target, 0.3)
+    assert (soft.argmax(1) == torch.arange(6)).all() and soft.sum(1) == pytest.approx(1)
+    assert torch.allclose(mixed[:, :, 0, 0], soft)  # sound and label are mixed alike
+
+
+def test_spec_augment_masks_at_most_what_it_says():
+    torch.manual_seed(0)
+    masked = augment.spec_augment(torch.ones(50, 3, 40, 30), 8, 5) == 0
+    frames, bands = masked[:, 0, :, :].all(2).sum(1), masked[:, 0, :, :].all(1).sum(1)
+    assert frames.max() == 8 and bands.max() == 5 and frames.min() == bands.min() == 0
+    assert (masked == masked[:, :1]).all()  # all planes alike
+
+
+def test_a_teacher_changes_what_is_learned(small_runs, tmp_path):
+    """Labels say one thing, the teacher the opposite: at full weight the net follows the teacher."""
+    base = small_runs[0]
+    statics = [np.full((128, 140), level, np.float32) + np.random.default_rng(i).normal(0, 1, (128, 140)).astype("f4")
+               for i, level in enumerate([-60, -20] * 6)]  # fmt: skip
+    targets = [i % 2 for i in range(12)]
+
+    def opposite(raw):
+        loud = raw[:, 0].mean((1, 2)) > -40
+        return torch.stack([loud * 9.0, ~loud * 9.0], dim=1)
+
+    wrong = []
+    for name, teacher in (("labels", None), ("teacher", opposite)):
+        torch.manual_seed(0)
+        model = type(base.model)(2, widths=[4, 8, 8, 8, 8, 8], decomposed=True)
+        student = dataclasses.replace(base, model=model, labels=("quiet", "loud"), patch=PatchShape())
+        recipe = Recipe(epochs=25, lr=0.01, batch_size=4, gain_db=0, mixup_alpha=0, distill=1.0, weight_decay=0)
+        fit(student, statics, targets, recipe, tmp_path / name, teacher=teacher, say=lambda line: None)
+        wrong.append(int((clip_log_probabilities(student, statics).argmax(1) != targets).sum()))
+    assert wrong == [0, 12]
+
+
+def test_write_atomic_leaves_the_old_file_when_the_new_one_fails(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail(partial):
+        partial.write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        write_atomic(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_spectrogram_pictures(sounds, small_bundle, tmp_path):
+    clips = sorted((sounds / "audio").glob("*.wav"))[:4]
+    picture = tmp_path / "out.png"
+    result = run("train.spectrograms", *clips, "--plot", picture, "--bundle", small_bundle)
+    assert result.returncode == 0, result.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    short = run("train.spectrograms", clips[0], "--plot", tmp_path / "no.png", "--bundle", small_bundle)
+    assert short.returncode == 1 and "too short for a decision" in short.stderr and not (tmp_path / "no.png").exists()
