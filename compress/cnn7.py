@@ -164,7 +164,7 @@ def _arguments(argv):
         "--teacher", type=Path, action="append", default=[], metavar="RUN", help="full-size run to distil from; repeat"
     )
     parser.add_argument("--no-teacher", action="store_true", help="train on the labels alone")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     parser.add_argument("--runs", type=Path, default=Path("runs/cnn7"), help="where the three trainings are kept")

@@ -71,7 +71,7 @@ def paper_parameters(model: nn.Module) -> int:
 
 def trained_counts(model: nn.Module) -> dict[str, int]:
     """The conventions that count a net as it was trained."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     total = sum(p.numel() for p in model.parameters())
     non_zero = sum(int(p.count_nonzero()) for p in model.parameters())
     in_norms = sum(int(p.count_nonzero()) for m in norms for p in m.parameters())

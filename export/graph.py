@@ -134,9 +134,10 @@ def window_sums(x: np.ndarray, kernel: tuple[int, int]) -> np.ndarray:
 def graph_of(model, in_shape) -> Graph:
     """A CNN7 in eval mode -> the Graph equal to it up to float rounding. in_shape: (planes, frames, bands).
 
-    Order "deploy" folds each BN into the convolution in front of it. Order "paper" cannot fold a shift through zero
-    padding: the BN behind a ReLU, the average pool (it commutes with an affine map) and the next block's BN become one
-    affine map whose scale goes into the next convolution and whose shift stays as one Shift.
+    Order "deploy" folds each BN into the convolution in front of it, the last one into the FC layer. Order "paper"
+    cannot fold a shift through zero padding: the BN behind a ReLU, the average pool (it commutes with an affine map)
+    and the next block's BN become one affine map whose scale goes into the next convolution and whose shift stays as
+    one Shift.
     """
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first, the graph is made of its statistics")
@@ -148,6 +149,8 @@ def graph_of(model, in_shape) -> Graph:
         _, frames, bands = shapes(Graph(in_shape, tuple(ops)))[-1]
         kernel = {"AvgPool2d": (2, 2), "AdaptiveAvgPool2d": (frames, bands)}.get(type(block.pool).__name__)
         src = _add(ops, Pool(src, kernel)) if kernel else src
+    if hasattr(model.tail, "weight"):  # order "deploy": nothing was owed, now the BN behind the global pool is
+        owed = _affine(model.tail)
     weight, bias = _float64(model.fc.weight), _float64(model.fc.bias)
     _add(ops, _conv(src, (weight * owed[0])[:, :, None, None], bias + weight @ owed[1], relu=False))
     return Graph(in_shape, tuple(ops))

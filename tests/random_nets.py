@@ -15,7 +15,7 @@ def random_model(widths, decomposed=False, order="deploy", seed=0) -> CNN7:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = CNN7(N_CLASSES, widths, decomposed, order).eval()
-        for bn in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        for bn in (m for m in model.modules() if isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))):
             torch.nn.init.normal_(bn.weight, 1, 0.4)
             torch.nn.init.normal_(bn.bias, 0, 0.5)
             bn.running_mean.normal_(0, 0.5)

@@ -60,10 +60,12 @@ def _arguments(argv):
     )
     parser.add_argument("--patch-frames", type=int, default=128, help="frames of a patch (default 128)")
     parser.add_argument("--stride", type=int, default=32, help="frames between patches (default 32)")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's peak learning rate")
-    parser.add_argument("--mixup", type=float, default=0.3, help="alpha of the Beta distribution, 0 for none")
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--batch-size", type=int, default=Recipe.batch_size)
+    parser.add_argument("--lr", type=float, default=Recipe.lr, help="Adam's peak learning rate")
+    parser.add_argument(
+        "--mixup", type=float, default=Recipe.mixup_alpha, help="alpha of the Beta distribution, 0 for none"
+    )
     parser.add_argument(
         "--teacher",
         type=Path,
@@ -71,7 +73,7 @@ def _arguments(argv):
         default=[],
         help="run of the same spectrogram to distil from; repeat for several",
     )
-    parser.add_argument("--distill", type=float, default=0.5, help="weight of the teachers' opinion, 0..1")
+    parser.add_argument("--distill", type=float, default=Recipe.distill, help="weight of the teachers' opinion, 0..1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")

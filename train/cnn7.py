@@ -42,7 +42,9 @@ class CNN7(nn.Module):
     """(batch, 3 planes, frames, bands) normalised patches -> (batch, n_classes) logits.
 
     widths: output channels of the six convolutions. decomposed: DC layers in place of convolutions 2 to 6 (the first
-    has three input channels and stays). `kwargs` rebuilds the net: CNN7(**model.kwargs).
+    has three input channels and stays). Order "deploy" has one more BN, between the global pool and the FC layer, which
+    folds into the FC layer: without it the last layer learns slowly (LOG.md). `kwargs` rebuilds the net:
+    CNN7(**model.kwargs).
     """
 
     def __init__(self, n_classes, widths=WIDTHS_FULL, decomposed=False, order="deploy", dropout=0.1):
@@ -58,11 +60,12 @@ class CNN7(nn.Module):
                 for i, (cin, cout, pool) in enumerate(zip((N_PLANES, *widths), widths, pools))
             )
         )
+        self.tail = nn.BatchNorm1d(widths[-1]) if order == "deploy" else nn.Identity()
         self.fc = nn.Linear(widths[-1], n_classes)
 
     def forward(self, x):
         x = self.blocks(x)  # (batch, widths[5], 1, 1)
-        return self.fc(x.flatten(1))
+        return self.fc(self.tail(x.flatten(1)))
 
 
 def _check(n_classes, widths, decomposed, order, dropout):

@@ -24,13 +24,12 @@ class Recipe:
 
     epochs: int = 60
     batch_size: int = 8
-    lr: float = 1e-3
+    lr: float = 3e-3
     weight_decay: float = 1e-4
     gain_db: float = 6.0
     mixup_alpha: float = 0.3
     mask_frames: int = 16
     mask_bands: int = 12
-    short_epochs: float = 0.6  # share of the epochs, the first ones, on patches of half the length: twice as fast
     distill: float = 0.5  # weight of the teacher's opinion where there is a teacher
     temperature: float = 2.0
     seed: int = 0
@@ -56,7 +55,7 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 100_003 + epoch)
         lr = _set_lr(optimizer, recipe, epoch)
-        loss = _epoch(run, data, targets, recipe, epoch, optimizer, teacher)
+        loss = _epoch(run, data, targets, recipe, optimizer, teacher)
         row = {"epoch": epoch + 1, "loss": loss, "lr": lr}
         if evaluate and (epoch + 1 == recipe.epochs or (epoch + 1) % max(1, recipe.epochs // 10) == 0):
             row["accuracy"] = evaluate(history)
@@ -69,17 +68,15 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
     return history
 
 
-def _epoch(run, data, targets, recipe, epoch, optimizer, teacher):
+def _epoch(run, data, targets, recipe, optimizer, teacher):
     """One pass over the clips in random order, a random crop of each. -> mean loss."""
     run.model.train()
-    short = epoch < recipe.short_epochs * recipe.epochs
-    n_static = run.patch.n_static - (run.patch.n_frames // 2 if short else 0)
     mean, std = (torch.from_numpy(a)[:, None] for a in (run.mean, run.std))  # (planes, 1, bands)
     order, total = torch.randperm(len(data)), 0.0
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
     n_batches = max(1, len(data) // recipe.batch_size)
     for batch in torch.tensor_split(order, n_batches):
-        static = augment.random_gain(augment.random_crops([data[i] for i in batch], n_static), recipe.gain_db)
+        static = augment.random_gain(augment.random_crops([data[i] for i in batch], run.patch.n_static), recipe.gain_db)
         raw, target = augment.planes_of(static), targets[batch]
         if recipe.mixup_alpha and len(batch) > 1:
             raw, target = augment.mixup(raw, target, recipe.mixup_alpha)
