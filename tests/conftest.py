@@ -1,6 +1,9 @@
-"""Shared by the tests: a small bundle of untrained nets, and sounds."""
+"""Shared by the tests: a small bundle of untrained nets, a small data set, sounds, and commands."""
 
 import runtime  # noqa: F401, I001  before numpy: it sets how many threads numpy takes
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -46,6 +49,38 @@ def small_bundle(small_runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles") / "small"
     assemble(small_runs, folder, calibration, wave[: 5 * SR])
     return folder
+
+
+@pytest.fixture(scope="session")
+def sounds(tmp_path_factory):
+    """ESC layout: 2 classes x 2 folds x 4 clips of 1.5 s, a steady hum and pulses of noise."""
+    import soundfile
+
+    root = tmp_path_factory.mktemp("sounds")
+    (root / "audio").mkdir()
+    (root / "meta").mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["filename,fold,target,category"]
+    t = np.arange(int(1.5 * SR)) / SR
+    for target, label in enumerate(("hum", "pulses")):
+        for i in range(8):
+            hz = rng.uniform(6, 12)
+            noise = 0.1 * rng.standard_normal(len(t))
+            wave = noise * (np.sin(2 * np.pi * hz * t) > 0.7) if target else 0.3 * np.sin(40 * hz * t) + 0.01 * noise
+            soundfile.write(root / "audio" / f"{label}{i}.wav", wave, SR)
+            rows.append(f"{label}{i}.wav,{i % 2 + 1},{target},{label}")
+    (root / "meta" / "sounds.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(*args):
+    """python -m ARGS -> its CompletedProcess, text captured."""
+    return subprocess.run([sys.executable, "-m", *map(str, args)], capture_output=True, text=True, timeout=300)
 
 
 def noise(seconds, seed=0):

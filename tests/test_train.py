@@ -14,44 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from runtime.frontend import MEL, deltas, patches
+from tests.conftest import SR, run
 from train import augment, features, scores
 from train.data import Clip, load_dataset
 from train.features import PatchShape
 from train.loop import Recipe, clip_log_probabilities, fit
 from train.run import load_run, write_atomic
-
-SR = 44100
-
-
-def run(*args, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, args)], capture_output=True, text=True, timeout=300, **kwargs
-    )
-
-
-@pytest.fixture(scope="session")
-def sounds(tmp_path_factory):
-    """ESC layout: 2 classes x 2 folds x 4 clips of 1.5 s, a steady hum and pulses of noise."""
-    root = tmp_path_factory.mktemp("sounds")
-    (root / "audio").mkdir()
-    (root / "meta").mkdir()
-    rng = np.random.default_rng(0)
-    rows = ["filename,fold,target,category"]
-    t = np.arange(int(1.5 * SR)) / SR
-    for target, label in enumerate(("hum", "pulses")):
-        for i in range(8):
-            hz = rng.uniform(6, 12)
-            noise = 0.1 * rng.standard_normal(len(t))
-            wave = noise * (np.sin(2 * np.pi * hz * t) > 0.7) if target else 0.3 * np.sin(40 * hz * t) + 0.01 * noise
-            soundfile.write(root / "audio" / f"{label}{i}.wav", wave, SR)
-            rows.append(f"{label}{i}.wav,{i % 2 + 1},{target},{label}")
-    (root / "meta" / "sounds.csv").write_text("\n".join(rows) + "\n")
-    return root
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 def command(sounds, cache, out, epochs=20):

@@ -1,0 +1,146 @@
+"""The right-hand folders as a user meets them: export and compress as typed, and which folder may import which."""
+
+import ast
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export import parity
+from export.assemble import assemble
+from runtime.bundle import Bundle
+from runtime.frontend import deltas, patches, spectrogram
+from tests.conftest import SR, noise, run
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("runtime", "devices", "train", "export", "compress")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_each_folder_imports_only_what_stands_to_its_left(folder):
+    allowed = FOLDERS[: FOLDERS.index(folder) + 1]
+    for path in (ROOT / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            ours = {name.split(".")[0] for name in names if name} & set(FOLDERS)
+            assert ours <= set(allowed), f"{path} imports {ours - set(allowed)}"
+
+
+@pytest.fixture(scope="module")
+def runs_on_disk(small_runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for run_ in small_runs:
+        run_.save(folder / run_.frontend.kind)
+    return [folder / run_.frontend.kind for run_ in small_runs]
+
+
+@pytest.mark.parametrize("numbers", ["--int8", "--float"])
+def test_export_as_typed(runs_on_disk, sounds, cache, tmp_path, numbers):
+    out = tmp_path / "bundle"
+    result = run("export", *runs_on_disk, "--to", out, numbers, "--data", sounds, "--cache", cache)
+    assert result.returncode == 0, result.stderr
+    wave = noise(5)
+    p = {fmt: Bundle.load(out, fmt).predict(wave, SR) for fmt in ("tflite", "onnx")}
+    bound = 1e-4 if numbers == "--float" else 0.02
+    assert np.abs(p["tflite"] - p["onnx"]).max() <= bound
+    check = run("runtime.bundle", out, "--check")
+    assert check.returncode == 0 and check.stdout.count("golden window within") == 2
+    report = run("devices.report", out, "--json", "--runs", 1)
+    assert report.returncode == 0 and json.loads(report.stdout)["formats"]["tflite"]["file_bytes"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]  # nothing half-written beside it
+
+
+def calibration(runs):
+    wave = noise(6)
+    return [r.normalise(patches(deltas(spectrogram(wave, r.frontend)), r.patch.n_frames, 32)) for r in runs], wave
+
+
+def test_no_bundle_where_a_format_disagrees(small_runs, tmp_path, monkeypatch):
+    """A writer that gets one bias wrong: the gate closes, an older bundle stays as it was."""
+    patches_of, wave = calibration(small_runs)
+    folder = tmp_path / "bundle"
+    assemble(small_runs, folder, patches_of, wave)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    right = parity.run_tflite
+    monkeypatch.setattr(parity, "run_tflite", lambda *args, **kwargs: right(*args, **kwargs) + 0.5)
+    with pytest.raises(ValueError, match="differ from the reference"):
+        assemble(small_runs, folder, patches_of, wave)
+    with pytest.raises(ValueError, match="differ from the reference"):
+        assemble(small_runs, tmp_path / "new", patches_of, wave, quantized=False)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_no_bundle_over_a_folder_that_is_none(small_runs, tmp_path):
+    patches_of, wave = calibration(small_runs)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is no bundle"):
+        assemble(small_runs, tmp_path, patches_of, wave)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_runs_that_do_not_belong_together_are_refused(runs_on_disk, sounds, cache, tmp_path):
+    result = run("export", runs_on_disk[0], runs_on_disk[0], "--to", tmp_path / "b", "--data", sounds, "--cache", cache)
+    assert result.returncode == 1 and "same spectrogram" in result.stderr
+    result = run("export", tmp_path, "--to", tmp_path / "b", "--data", sounds, "--cache", cache)
+    assert result.returncode == 1 and "not a finished training run" in result.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_compress_from_recordings_to_bundle(sounds, cache, tmp_path):
+    """One epoch, a small budget: the shape, the files, the table of scores and the bundle."""
+    args = ["--data", sounds, "--epochs", 1, "--runs", tmp_path / "runs", "--cache", cache, "--out", tmp_path / "b"]
+    result = run("compress.cnn7", "--budget", "48kb", *args)
+    assert result.returncode == 0, result.stderr
+    for fmt in ("tflite", "onnx"):
+        assert sum(path.stat().st_size for path in (tmp_path / "b").glob(f"*.{fmt}")) <= 48 * 1024
+    bundle = Bundle.load(tmp_path / "b")
+    assert bundle.labels == ("hum", "pulses") and len(bundle.members) == 3
+    table = json.loads((tmp_path / "runs" / "evaluation.json").read_text())
+    assert set(table) == {"mel", "gam", "cqt", "PROD"} and table["PROD"]["tflite"]["n"] == 8
+    assert "next: python -m runtime.stream" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "budget, sentence",
+    [("1kb", "the smallest three nets take"), ("lots", "'lots' is not a size"), ("0", "'0' is 0 bytes")],
+)
+def test_budgets_that_nothing_fits(sounds, cache, tmp_path, budget, sentence):
+    args = ["--data", sounds, "--runs", tmp_path / "runs", "--cache", cache, "--out", tmp_path / "b"]
+    result = run("compress.cnn7", "--budget", budget, *args)
+    assert result.returncode == 1 and sentence in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "b").exists()
+
+
+def test_the_smallest_budget_named_is_enough():
+    from compress.search import largest_fitting
+
+    with pytest.raises(ValueError) as caught:
+        largest_fitting(1024, 10)
+    least = int(str(caught.value).split()[-1].replace(",", ""))
+    assert largest_fitting(least, 10)
+    with pytest.raises(ValueError):
+        largest_fitting(least - 1, 10)
+
+
+def test_teachers_must_fit_the_data(runs_on_disk, sounds, cache, tmp_path):
+    args = ["--data", sounds, "--runs", tmp_path / "runs", "--cache", cache, "--out", tmp_path / "b"]
+    result = run("compress.cnn7", "--budget", "128kb", "--teacher", runs_on_disk[0], *args)
+    assert result.returncode == 1 and "knows other classes" in result.stderr
+
+
+def test_float_export_of_the_paper_s_order(sounds, cache, tmp_path):
+    """The full-size net as published: exported in float, and the int8 path says why it cannot."""
+    torch.manual_seed(0)
+    command = ["train", "cnn7", "--frontend", "cqt", "--data", sounds, "--cache", cache, "--epochs", 1, "--threads", 1]
+    made = run(*command, "--out", tmp_path / "full")
+    assert made.returncode == 0, made.stderr
+    export = ["export", tmp_path / "full", "--to", tmp_path / "b", "--data", sounds, "--cache", cache]
+    refused = run(*export)
+    assert refused.returncode == 1 and "--float" in refused.stderr and not (tmp_path / "b").exists()
+    exported = run(*export, "--float")
+    assert exported.returncode == 0, exported.stderr
+    assert Bundle.load(tmp_path / "b").predict(noise(4), SR).sum() == pytest.approx(1)
