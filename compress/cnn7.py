@@ -1,7 +1,7 @@
 """Shrink CNN-7 to a byte budget.  python -m compress.cnn7 --budget 128kb
 
 Picks the largest shape whose three int8 nets fit as files, trains them on mel, gammatone and CQT spectrograms, distilled
-from full-size nets where there are some, quantizes, exports, checks, and says what a held-out fold thinks of the result.
+from full-size nets where some are given, quantizes, exports, checks, and says what a held-out fold thinks of the result.
 """
 
 import argparse
@@ -31,9 +31,6 @@ from train.loop import Recipe, clip_log_probabilities
 from train.run import load_run, write_atomic
 from train.trainer import train
 
-TEACHERS = (
-    Path(__file__).parents[1] / "train" / "teachers"
-)  # full-size nets trained on folds 1 to 3 of the shipped pack
 HOP_LENGTH = 1120  # P3's "2 s": patches of 3.3 s
 
 
@@ -113,10 +110,7 @@ def main(argv=None):
         args.fold = dataset.folds[-1]
     _, test_clips = split(dataset, args.fold)
     shape = largest_fitting(budget_bytes, len(dataset.labels))
-    paths = args.teacher
-    if not paths and not args.no_teacher and args.data == RECORDINGS and args.fold == dataset.folds[-1]:
-        paths = sorted(path.parent for path in TEACHERS.glob("*/meta.json"))
-    teachers = teachers_by_spectrogram(paths, dataset.labels)
+    teachers = teachers_by_spectrogram(args.teacher, dataset.labels)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(
         f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}\n"
@@ -163,7 +157,6 @@ def _arguments(argv):
     parser.add_argument(
         "--teacher", type=Path, action="append", default=[], metavar="RUN", help="full-size run to distil from; repeat"
     )
-    parser.add_argument("--no-teacher", action="store_true", help="train on the labels alone")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")

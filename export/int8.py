@@ -74,7 +74,9 @@ def _clipped(values, low, high):
 def quantize(graph: Graph, ranges) -> Int8Net:
     """A float graph and the range (low, high) of each of its tensors -> Int8Net."""
     if any(isinstance(op, Shift) for op in graph.ops):
-        raise ValueError("a BN in front of a padded convolution has no int8 form: export it with --float, or train with --shape deployed")
+        raise ValueError(
+            "a BN in front of a padded convolution has no int8 form: export it with --float, or train with --shape deployed"
+        )
     if len(ranges) != len(graph.ops) + 1:
         raise ValueError(f"{len(ranges)} ranges for {len(graph.ops) + 1} tensors")
     grids = [_grid(*ranges[owner]) for owner in _owners(graph.ops)]

@@ -104,6 +104,22 @@ def test_compress_from_recordings_to_bundle(sounds, cache, tmp_path):
     assert "next: python -m runtime.stream" in result.stdout
 
 
+def test_every_fold_held_out_once(sounds, cache, tmp_path):
+    """Accuracy is that of all clips together; a fold that is done is not trained again."""
+    args = ["--budget", "48kb", "--data", sounds, "--epochs", 1, "--runs", tmp_path, "--cache", cache]
+    result = run("compress.folds", *args)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "folds.json").read_text())
+    halves = [json.loads((tmp_path / f"fold{k}" / "evaluation.json").read_text()) for k in (1, 2)]
+    hits = [np.trace(half["PROD"]["onnx"]["confusion"]) for half in halves]
+    assert rows["PROD"]["onnx"]["n"] == 16 and rows["PROD"]["onnx"]["accuracy"] == sum(hits) / 16
+    again = run("compress.folds", *args, "--score-on", sounds)
+    assert (
+        "epoch 1/1" not in again.stdout
+        and (tmp_path / "scored-on.json").read_text() == json.dumps(rows, indent=1) + "\n"
+    )
+
+
 @pytest.mark.parametrize(
     "budget, sentence",
     [("1kb", "the smallest three nets take"), ("lots", "'lots' is not a size"), ("0", "'0' is 0 bytes")],

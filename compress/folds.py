@@ -1,0 +1,102 @@
+"""What accuracy to expect: every fold held out once.  python -m compress.folds --budget 128kb --data PATH
+
+Runs compress.cnn7 fold by fold and pools the scores of the clips that each fold's nets had not heard. A fold that is
+done is not trained again.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+from compress import cnn7
+from runtime.frontend import PRESETS
+from train.data import RECORDINGS, load_dataset, split
+from train.features import CACHE
+from train.loop import Recipe
+from train.run import load_run, write_atomic
+
+
+def pooled(tables):
+    """Tables of cnn7.evaluate, one per fold -> {net: {column: {"accuracy", "log_loss", "n", "per_class"}}} of all clips."""
+    rows = {}
+    for name, columns in tables[0].items():
+        rows[name] = {column: _pool([table[name][column] for table in tables]) for column in columns}
+    return rows
+
+
+def _pool(scores):
+    n = sum(s["n"] for s in scores)
+    mean = {key: sum(s[key] * s["n"] for s in scores) / n for key in ("accuracy", "log_loss")}
+    hits = {label: [] for label in scores[0]["per_class"]}
+    for s in scores:
+        for row, (label, share) in zip(s["confusion"], s["per_class"].items()):
+            hits[label].append((share or 0.0, sum(row)))
+    per_class = {label: sum(h * k for h, k in pairs) / sum(k for _, k in pairs) for label, pairs in hits.items()}
+    return {**mean, "n": n, "per_class": per_class}
+
+
+def interval(accuracy, n):
+    """Wilson's 95 % interval of an accuracy measured on n clips."""
+    z = 1.96
+    middle = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
+    return middle - half, middle + half
+
+
+def main(argv=None):
+    args = _arguments(argv)
+    dataset = load_dataset(args.data)
+    for fold in dataset.folds:
+        runs = args.runs / f"fold{fold}"
+        cnn7.main([
+            "--budget", args.budget, "--data", str(args.data), "--fold", str(fold), "--epochs", str(args.epochs),
+            "--seed", str(args.seed), "--cache", str(args.cache), "--runs", str(runs), "--out", str(runs / "bundle"),
+        ])  # fmt: skip
+    tables = [_score(args, dataset.labels, fold) for fold in dataset.folds]
+    rows = pooled(tables)
+    n = sum(table["PROD"]["tflite"]["n"] for table in tables)
+    print(f"\nevery fold held out once, last epoch{f', scored on {args.score_on}' if args.score_on else ''}")
+    print(cnn7.evaluation_text(rows, n))
+    low, high = interval(rows["PROD"]["tflite"]["accuracy"], n)
+    by_fold = ", ".join(f"{table['PROD']['tflite']['accuracy']:.1%}" for table in tables)
+    print(f"PROD, TFLite: {by_fold} by fold; 95 % interval {low:.1%} to {high:.1%}")
+    print("per class: " + ", ".join(f"{k} {v:.0%}" for k, v in rows["PROD"]["tflite"]["per_class"].items()))
+    name = "scored-on.json" if args.score_on else "folds.json"
+    write_atomic(args.runs / name, lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
+
+
+def _score(args, labels, fold):
+    """A fold's table: what cnn7 wrote, or its nets' scores on another copy of the recordings."""
+    folder = args.runs / f"fold{fold}"
+    if args.score_on is None:
+        return json.loads((folder / "evaluation.json").read_text())
+    other = load_dataset(args.score_on)
+    if other.labels != labels:
+        raise ValueError(f"{args.score_on} has other classes than {args.data}")
+    runs = [load_run(folder / name) for name in PRESETS]
+    return cnn7.evaluate(folder / "bundle", runs, split(other, fold)[1], labels, args.cache)
+
+
+def _arguments(argv):
+    parser = argparse.ArgumentParser(prog="python -m compress.folds", description=__doc__.split("  ")[0])
+    parser.add_argument("--budget", required=True, help="as of compress.cnn7, such as 128kb")
+    parser.add_argument("--data", type=Path, default=RECORDINGS, help="recordings (default: those that ship)")
+    parser.add_argument(
+        "--score-on", type=Path, help="another copy of the same recordings, in another coding say, to score on instead"
+    )
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
+    parser.add_argument("--runs", type=Path, default=Path("runs/folds"), help="where trainings and bundles are kept")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command goes on from the last epoch")
