@@ -33,11 +33,15 @@ INSTALL = "pip install tinyear[audio]"
 
 @dataclasses.dataclass
 class Source:
-    """An iterator of (samples,) mono float32 blocks at `sr` Hz. `n_dropped`: blocks lost because we read too slowly."""
+    """An iterator of (samples,) mono float32 blocks at `sr` Hz.
+
+    n_dropped: blocks lost because we read too slowly. n_missing: samples that a cut-off file announces and lacks.
+    """
 
     sr: int
     blocks: Iterator[np.ndarray]
     n_dropped: int = 0
+    n_missing: int = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.blocks
@@ -60,7 +64,8 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
 def blocks(path: str | Path, block_s: float = 0.1) -> Source:
     """A file -> its Source, mixed down, `block_s` seconds a block, never whole in memory. Raises as read() does."""
     path, head = Path(path), header(path)
-    return Source(head.sr, map(to_mono, _chunks(path, head, n_frames=_n_block(block_s, head.sr))))
+    chunks = _chunks(path, head, n_frames=_n_block(block_s, head.sr))
+    return Source(head.sr, map(to_mono, chunks), n_missing=head.n_missing)
 
 
 def header(path: Path) -> Header:
@@ -196,13 +201,17 @@ def stdin_blocks(sr: int, fmt: str = "s16le", stream: BinaryIO | None = None, bl
 
 
 def _pipe(stream: BinaryIO, fmt: str, n_samples: int) -> Iterator[np.ndarray]:
-    rest, read_some = b"", getattr(stream, "read1", stream.read)  # read1: do not wait for a full block
+    rest, n_read = b"", 0
+    read_some = getattr(stream, "read1", stream.read)  # read1: do not wait for a full block
     while raw := read_some(n_samples * BYTES[fmt]):
+        n_read += len(raw)
         raw = rest + raw
         n_whole = len(raw) // BYTES[fmt] * BYTES[fmt]
         rest = raw[n_whole:]
         if n_whole:
             yield decode(raw[:n_whole], fmt)
+    if not n_read:
+        raise AudioError(f"standard input is empty: pipe raw {fmt} samples into it")
 
 
 def microphone(sr: int | None = None, device: int | str | None = None, block_s: float = 0.1) -> Source:
@@ -230,7 +239,11 @@ def microphone(sr: int | None = None, device: int | str | None = None, block_s: 
         microphone = sounddevice.InputStream(
             source.sr, _n_block(block_s, source.sr), device, channels=1, dtype="float32", callback=callback
         )
-        microphone.start()
+        try:
+            microphone.start()
+        except sounddevice.PortAudioError:
+            microphone.close()
+            raise
     except (sounddevice.PortAudioError, ValueError) as error:
         raise AudioError(f"no microphone ({error}): `python -m sounddevice` lists what there is") from error
     source.blocks = _listen(microphone, waiting)

@@ -178,12 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     bundle = Bundle.load(args.bundle, args.engine, args.threads)
     stream = Stream(bundle, args.window, args.hop)
     if not args.jsonl:
-        first_s = max(member.patch_end(0) for member in bundle.members) / bundle.sr
-        print(
-            f"{bundle.folder.name} ({bundle.format}), {len(bundle.labels)} classes; listening at {source.sr} Hz"
-            f"{'' if source.sr == bundle.sr else f', resampled to {bundle.sr} Hz'}; first decision after {first_s:.1f} s",
-            file=sys.stderr,
-        )
+        print(_greeting(bundle, source.sr), file=sys.stderr)
     n = 0
     try:
         for decision in decisions(source, stream):
@@ -194,11 +189,34 @@ def main(argv: list[str] | None = None) -> int:
     if not n and args.wav:
         print((_whole_clip(bundle, args.wav)).to_json() if args.jsonl else _line(_whole_clip(bundle, args.wav)))
         print(f"{args.wav} is shorter than one patch: looped, one decision for the whole of it", file=sys.stderr)
-    faults = {"NaN, infinite or absurd samples": stream.n_bad, "blocks lost": source.n_dropped}
+    elif not n:
+        print(f"no decision: the first one takes {_first_s(bundle):.1f} s of sound", file=sys.stderr)
+    faults = {
+        "NaN, infinite or absurd samples": stream.n_bad,
+        "blocks lost": source.n_dropped,
+        "samples missing at the end: the file was cut off": source.n_missing,
+    }
     for name, count in faults.items():
         if count:
             print(f"{count} {name}", file=sys.stderr)
     return 0
+
+
+def _first_s(bundle: Bundle) -> float:
+    return max(member.patch_end(0) for member in bundle.members) / bundle.sr
+
+
+def _greeting(bundle: Bundle, sr: int) -> str:
+    rate = f"listening at {sr} Hz"
+    if sr != bundle.sr:
+        rate += f", resampled to {bundle.sr} Hz"
+    top_hz = max(float(member.frontend.centers_hz[-1]) for member in bundle.members)
+    if sr / 2 < top_hz:
+        rate += f" (nothing above {sr // 2} Hz in it, the nets learned up to {top_hz:.0f} Hz: trust them less)"
+    return (
+        f"{bundle.folder.name} ({bundle.format}), {len(bundle.labels)} classes; {rate}; "
+        f"first decision after {_first_s(bundle):.1f} s"
+    )
 
 
 def _whole_clip(bundle: Bundle, path: Path) -> Decision:

@@ -19,6 +19,7 @@ FORMATS = {
     (FLOAT, 8): "f64le",
 }
 GUID = bytes.fromhex("000000001000800000aa00389b71")  # after the two bytes of the tag proper
+OPEN_ENDED = 0xFFFFFFFF  # what ffmpeg writes for a size it cannot know
 MAX_CHUNKS = 1000  # a file of nothing but empty chunks would keep us reading headers for ever
 
 
@@ -28,13 +29,17 @@ class AudioError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of itself. Plain WAV: `fmt` is a key of BYTES, `offset` where the samples start; else fmt ""."""
+    """What a file says of itself. Plain WAV: `fmt` is a key of BYTES, `offset` where the samples start; else fmt "".
+
+    n_missing: frames that a plain WAV announces and does not hold, because it was cut off.
+    """
 
     sr: int
     n_channels: int
     n_frames: int
     fmt: str = ""
     offset: int = 0
+    n_missing: int = 0
 
 
 def header(file: BinaryIO, path: Path) -> Header | None:
@@ -53,14 +58,15 @@ def header(file: BinaryIO, path: Path) -> Header | None:
             fmt_chunk = file.read(min(n_bytes, 40))
         elif name == b"data" and fmt_chunk is not None:
             # a recorder that writes to a pipe cannot come back to fill in the size
-            is_open_ended = n_bytes == 0 and riff_bytes + 8 != end
-            return _format(fmt_chunk, position, end - position if is_open_ended else min(n_bytes, end - position), path)
+            is_open_ended = n_bytes in (OPEN_ENDED, 0) and riff_bytes + 8 != end
+            held = end - position if is_open_ended else min(n_bytes, end - position)
+            return _format(fmt_chunk, position, held, 0 if is_open_ended else n_bytes - held, path)
         position += n_bytes + n_bytes % 2  # chunks start at even bytes
     what = "no samples (data chunk)" if fmt_chunk else "no format (fmt chunk)"
     raise AudioError(f"{path}: a WAV of {end} bytes with {what}: it was cut off, record or copy it again")
 
 
-def _format(chunk: bytes, offset: int, n_bytes: int, path: Path) -> Header | None:
+def _format(chunk: bytes, offset: int, n_bytes: int, missing_bytes: int, path: Path) -> Header | None:
     if len(chunk) < 16:
         raise AudioError(f"{path}: its WAV header says nothing of the format ({len(chunk)} bytes): copy it again")
     tag, n_channels, sr, _, frame_bytes, bits = struct.unpack("<HHIIHH", chunk[:16])
@@ -69,7 +75,8 @@ def _format(chunk: bytes, offset: int, n_bytes: int, path: Path) -> Header | Non
     fmt = FORMATS.get((tag, (bits + 7) // 8), "")
     if not fmt or frame_bytes != n_channels * BYTES[fmt]:
         return None  # compressed, or packed in a way of its own: libsndfile may know it
-    return Header(sr, n_channels, n_bytes // max(1, frame_bytes), fmt, offset)
+    frame_bytes = max(1, frame_bytes)
+    return Header(sr, n_channels, n_bytes // frame_bytes, fmt, offset, -(-missing_bytes // frame_bytes))
 
 
 def chunks(path: Path, head: Header, n_frames: int) -> Iterator[np.ndarray]:

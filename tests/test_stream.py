@@ -225,3 +225,24 @@ def test_bad_sounds_end_in_one_line_and_an_exit_code(small_bundle, tmp_path):
         assert result.returncode != 0 and not result.stdout, name
         lines = result.stderr.decode().strip().splitlines()
         assert lines[-1].startswith("error: ") and name in lines[-1] and len(lines) == 1, lines
+
+
+def test_what_a_recording_lacks_is_said(small_bundle, tmp_path):
+    command = ("runtime.stream", "--bundle", small_bundle)
+    write_wav(tmp_path / "whole.wav", noise(6))
+    raw = (tmp_path / "whole.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(raw[:-SR])
+    cut = run(*command, "--wav", tmp_path / "cut.wav")
+    assert cut.returncode == 0 and f"{SR // 2} samples missing".encode() in cut.stderr
+    assert b"missing" not in run(*command, "--wav", tmp_path / "whole.wav").stderr
+    pytest.importorskip("soxr")
+    write_wav(tmp_path / "slow.wav", noise(6)[::4], SR // 4)
+    assert b"nothing above 5512 Hz" in run(*command, "--wav", tmp_path / "slow.wav").stderr
+
+
+def test_pipes_that_say_too_little(small_bundle):
+    command = ("runtime.stream", "--bundle", small_bundle, "--stdin")
+    empty = run(*command, stdin=b"")
+    assert empty.returncode == 1 and b"standard input is empty" in empty.stderr
+    short = run(*command, stdin=bytes(2 * SR))
+    assert short.returncode == 0 and b"no decision: the first one takes 3.9 s" in short.stderr and not short.stdout
