@@ -106,7 +106,7 @@ def _reason(guess: Guess) -> str:
     if guess.known_from not in ("itself", "core + runtime + version"):
         return f"no row of this pair elsewhere, known from: {guess.known_from}"
     if row.family == "mobilenet_v1" and row.ms is not None and guess.ms > row.ms:
-        return "this version has kernels for few-channel depthwise layers; the rows it was known from have none"
+        return "faster than its other families suggest; probably kernels for depthwise layers of few channels"
     if not row.core.startswith("Cortex-M"):
         return "vector unit: layers that fill it and layers that do not differ by more than the families at hand show"
     return "its families disagree by more than their kernels explain"

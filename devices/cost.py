@@ -21,7 +21,7 @@ _WIDER = 3.0  # vector units: the gap between what feeds them well and what does
 _UNKNOWN_SCALE = 2.0  # of the logarithm of the scale, before the first measurement: a factor of 7 either way
 NOISE = 0.15  # of the logarithm of a measured time: clock, compiler, flash wait states, what is counted
 # An interval reaches this many deviations either way: 91 % of the published rows lie inside when their model's family is
-# left out of the fit, 89 % when their board is (python -m benchmarks.devices).
+# left out of the fit, 95 % when their board is (python -m benchmarks.devices).
 MULTIPLIER = 1.7
 DSP_CORES = ("Cortex-M0", "Cortex-M3", "Cortex-M4", "Cortex-M7", "Cortex-M33")
 
