@@ -1,4 +1,4 @@
-"""Milliseconds of one inference on this machine: one thread, the net alone, after a warm-up."""
+"""Milliseconds of one inference on this machine: the net alone, after a warm-up."""
 
 import platform
 import time
@@ -17,12 +17,15 @@ Run = Callable[[], Any]
 Open = Callable[[], Run]  # loads the engine and the file only when it is called
 
 
-def measure(opened: Open, fmt: str, runs: int) -> dict[str, Any]:
-    """Median, 10th and 90th percentile in ms of `runs` single inferences, or {"error": why there is none}."""
+def measure(opened: Open, fmt: str, runs: int, threads: int = 1, warm_up: int = WARM_UP) -> dict[str, Any]:
+    """Median, 10th and 90th percentile in ms of `runs` single inferences, or {"error": why there is none}.
+
+    threads: what the engine was opened with, for the record.
+    """
     refusals: tuple[type[Exception], ...] = (ImportError, RuntimeError, ValueError, *_onnx_errors(fmt))
     try:
         run = opened()
-        for _ in range(WARM_UP):
+        for _ in range(warm_up):
             run()
     except refusals as error:  # no engine, or it refuses the file
         return {"error": str(error).splitlines()[0]}
@@ -32,32 +35,36 @@ def measure(opened: Open, fmt: str, runs: int) -> dict[str, Any]:
         run()
         times_ms.append((time.perf_counter() - start) * 1e3)
     low, median, high = np.percentile(times_ms, (10, 50, 90)).tolist()
-    where = {"date": date.today().isoformat(), "engine": _engine(fmt), "machine": platform.machine(), "threads": 1}
-    return {"median_ms": median, "p10_ms": low, "p90_ms": high, "runs": runs, **where}
+    where = {"date": date.today().isoformat(), "engine": _engine(fmt), "machine": platform.machine()}
+    how = {"runs": runs, "threads": threads, "warm_up": warm_up}
+    return {"median_ms": median, "p10_ms": low, "p90_ms": high, **how, **where}
 
 
-def open_net(path: Path, shape: tuple[int, ...]) -> Open:
+def open_net(path: Path, shape: tuple[int, ...], threads: int = 1) -> Open:
     """A bundle's net as a stream calls it: float patch of this shape in, logits out, quantization included."""
 
     def opened() -> Run:
         from runtime import engine
 
-        run, patch = engine.open_model(path), np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        run, patch = (
+            engine.open_model(path, threads),
+            np.random.default_rng(0).standard_normal(shape).astype(np.float32),
+        )
         return lambda: run(patch)
 
     return opened
 
 
-def open_model(path: Path, size: ModelSize) -> Open:
+def open_model(path: Path, size: ModelSize, threads: int = 1) -> Open:
     """A bare model with inputs of any shape, fed with noise of the types it wants."""
-    return (lambda: _onnx_run(path, size)) if size.format == "onnx" else (lambda: _tflite_run(path))
+    return (lambda: _onnx_run(path, size, threads)) if size.format == "onnx" else (lambda: _tflite_run(path, threads))
 
 
-def _onnx_run(path: Path, size: ModelSize) -> Run:
+def _onnx_run(path: Path, size: ModelSize, threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is reported as an error, not on the terminal
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     numpy_types = {"tensor(float)": "float32", "tensor(double)": "float64"}
@@ -68,10 +75,10 @@ def _onnx_run(path: Path, size: ModelSize) -> Run:
     return lambda: session.run(None, feed)
 
 
-def _tflite_run(path: Path) -> Run:
+def _tflite_run(path: Path, threads: int) -> Run:
     from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-not-found,unused-ignore]
 
-    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter = Interpreter(model_path=str(path), num_threads=threads)
     interpreter.allocate_tensors()
     for detail in interpreter.get_input_details():
         interpreter.set_tensor(detail["index"], _noise(tuple(detail["shape"]), detail["dtype"]))

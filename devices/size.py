@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from devices.arena import head_bytes
 from devices.graph import Graph, ModelError, Node, Tensor, read_onnx, read_tflite
 from devices.ops import BATCHNORM, PARAMETERS, WEIGHTS, known, macs
 
-__all__ = ["ModelError", "ModelSize", "OpSize", "conventions", "read_model"]
+__all__ = ["ModelError", "ModelSize", "OpSize", "conventions", "measure_graph", "read_model"]
 
 MAX_BYTES = 512 * 2**20
 # What reading broken bytes can raise, beyond ModelError. Listed, so that a bug of another kind still shows itself.
@@ -24,11 +25,12 @@ _BROKEN = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeE
 
 @dataclass(frozen=True)
 class OpSize:
-    """One op: shapes of its first input and output, MACs, parameters, bytes live while it runs."""
+    """One op: shapes of its first input, output and weights (() without any), MACs, parameters, bytes live meanwhile."""
 
     op: str
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
     macs: int
     parameters: int
     live_bytes: int
@@ -36,7 +38,11 @@ class OpSize:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """One model file. parameter_bytes is at the precision of the file; peak_activation_bytes without any scratch."""
+    """One model file. parameter_bytes is at the precision of the file; peak_activation_bytes without any scratch.
+
+    flash_bytes: parameters and every other stored array that a device keeps, shapes and axes apart, and the biases that
+    a compiled runtime adds where the file has none. arena_bytes: the activations as TFLM lays them out; ONNX: the peak.
+    """
 
     name: str
     format: str  # "tflite" or "onnx"
@@ -48,10 +54,12 @@ class ModelSize:
     nonzero_parameters: int
     batchnorm_nonzero: int
     parameter_bytes: int
+    flash_bytes: int
     nonzero_bytes: int
     batchnorm_nonzero_bytes: int
     macs: int
     peak_activation_bytes: int
+    arena_bytes: int
 
 
 def read_model(path: str | Path) -> ModelSize:
@@ -66,7 +74,7 @@ def read_model(path: str | Path) -> ModelSize:
         raise ModelError(f"{path}: {path.stat().st_size} bytes, more than the {MAX_BYTES} read here")
     try:
         data = path.read_bytes()
-        return _measure(path, len(data), readers[path.suffix](data))
+        return measure_graph(path, len(data), readers[path.suffix](data))
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from None
     except ImportError as error:
@@ -77,7 +85,7 @@ def read_model(path: str | Path) -> ModelSize:
         raise ModelError(f"{path}: damaged or not a model ({type(error).__name__})") from None
 
 
-def _measure(path: Path, file_bytes: int, graph: Graph) -> ModelSize:
+def measure_graph(path: Path, file_bytes: int, graph: Graph) -> ModelSize:
     nodes, stored = _folded(graph)
     if not nodes:
         raise ModelError("the graph has no ops")
@@ -97,10 +105,12 @@ def _measure(path: Path, file_bytes: int, graph: Graph) -> ModelSize:
         nonzero_parameters=sum(tensor.nonzero for tensor in weights),
         batchnorm_nonzero=sum(tensor.nonzero for tensor in batchnorm),
         parameter_bytes=sum(tensor.bytes for tensor in weights),
+        flash_bytes=_flash_bytes(nodes, stored, weights),
         nonzero_bytes=sum(tensor.nonzero * tensor.bits // 8 for tensor in weights),
         batchnorm_nonzero_bytes=sum(tensor.nonzero * tensor.bits // 8 for tensor in batchnorm),
         macs=sum(op.macs for op in ops),
         peak_activation_bytes=max(live),
+        arena_bytes=head_bytes(graph) if path.suffix == ".tflite" else max(live),
     )
 
 
@@ -138,7 +148,23 @@ def _op_size(node: Node, tensors: Mapping[str, Tensor], stored: Mapping[str, Ten
     x = known(node.inputs[0], tensors, node.op).shape if node.inputs else ()
     y = known(node.outputs[0], tensors, node.op).shape
     parameters = sum(tensor.elements for tensor in _parameters([node], stored, PARAMETERS))
-    return OpSize(node.op, x, y, n_macs, parameters, live_bytes)
+    heavy = WEIGHTS.get(node.op, ())
+    w = known(node.inputs[heavy[0]], tensors, node.op).shape if heavy else ()
+    return OpSize(node.op, x, y, w, n_macs, parameters, live_bytes)
+
+
+def _flash_bytes(nodes: list[Node], stored: Mapping[str, Tensor], weights: list[Tensor]) -> int:
+    """Parameters, and stored operands of other ops (anchors, tables). Wide integers there are shapes and axes.
+
+    An int8 matrix product without a bias gets one of zeros, int32, as X-CUBE-AI stores it.
+    """
+    found = {id(tensor): tensor for tensor in weights}
+    for name in (name for node in nodes for name in node.inputs if name in stored):
+        if stored[name].type not in ("int32", "int64"):
+            found[id(stored[name])] = stored[name]
+    bare = [n for n in nodes if n.op == "FULLY_CONNECTED" and (len(n.inputs) < 3 or n.inputs[2] not in stored)]
+    biases = [4 * stored[n.inputs[1]].shape[0] for n in bare if n.inputs[1] in stored and stored[n.inputs[1]].bits == 8]
+    return sum(tensor.bytes for tensor in found.values()) + sum(biases)
 
 
 def _homes(nodes: list[Node], graph: Graph) -> dict[str, str]:

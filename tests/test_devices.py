@@ -1,5 +1,6 @@
 """Sizes counted by hand against devices.size, broken files, profiles, and the report."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 
-from devices import profile, report, size
+from devices import profile, report, size, work
+from devices.board import on_device
+from devices.cost import MULTIPLIER, NOISE, Cost
 from devices.size import ModelError, conventions, read_model
+from devices.text import markdown
 from runtime import bundle as bundles
 from runtime.frontend import Frontend, table_bytes
 
@@ -270,12 +274,18 @@ def test_broken_files_raise_only_model_error(fixture, request, tmp_path):
 
 
 def test_every_profile_loads():
-    assert set(profile.DEFAULTS) <= set(profile.names())
+    """Enough boards, each with links, and an interval that is wider where nothing was measured."""
+    assert set(profile.DEFAULTS) <= set(profile.names()) and len(profile.names()) >= 14
+    net = np.array([3e6, 3e5, 1e4, 8e4, 2e5, 2e4, 15.0])
+    widths = {True: [], False: []}
     for name in profile.names():
         board = profile.load(name)
-        low, high = board.latency_ms(28_200_000)
-        assert 0 < low < high
-        assert board.measured or "no measurement" in board.source
+        low, high = board.latency_ms(net)
+        assert 0 < low < board.likely_ms(net) < high
+        assert board.measured or "measured: none" in board.source
+        assert board.ram_kib <= board.ram_total_kib and all(link.startswith("https://") for link in board.links)
+        widths[board.measured].append(high / low)
+    assert np.median(widths[False]) > np.median(widths[True])
 
 
 TOML = (profile.FOLDER / "stm32u5.toml").read_text(encoding="utf-8")
@@ -289,8 +299,13 @@ TOML = (profile.FOLDER / "stm32u5.toml").read_text(encoding="utf-8")
         ("clock_mhz = 160.0", "clock_mhz = 160000000.0", "clock_mhz = 160000000.0 must lie in 1 .. 10000"),
         ("clock_mhz = 160.0", "clock_mhz = 'fast'", "must be a number"),
         ("clock_mhz = 160.0", "clock_mhz = nan", "must lie in"),
-        ("[0.89, 3.9]", "[3.9, 0.89]", "low first"),
-        ("[0.89, 3.9]", "3.9", "two numbers"),
+        ("[0.5, 1.6]", "[1.6, 0.5]", "low first"),
+        ("[0.5, 1.6]", "1.6", "two numbers"),
+        ("cycles = [", "cycles = [-", "must be positive"),
+        ("cycles = [", "cycles = [1, ", "wants 7 cycles"),
+        ("covariance = [\n  [0", "covariance = [\n  [-9", "covariance is not one"),
+        ("known_from", "known", "needs known_from"),
+        ("links = [", "links = [1, ", "must be a list of texts"),
         ("measured = true", "measured = 1", "true or false"),
         ("core = ", "core = 3 #", "core = 3 must be a text"),
         ("core = ", "core ", "stm32u5.toml: "),
@@ -304,12 +319,19 @@ def test_a_wrong_profile_says_what_is_wrong(old, new, message):
 
 
 def test_latency_and_fit_by_hand():
-    board = profile.parse("stm32u5", TOML)  # 160 MHz, 0.89 to 3.9 cycles per MAC, RAM 768 KiB, factor 0.5 to 1.6
-    assert board.latency_ms(16_000_000) == pytest.approx((89.0, 390.0))
+    board = profile.parse("stm32u5", TOML)  # 160 MHz, RAM 768 KiB of 784, factor 0.5 to 1.6
+    sure = dataclasses.replace(board, cost=Cost(np.log([2.0, 6, 3, 24, 2, 16, 4000]), np.zeros((7, 7))))
+    low, high = sure.latency_ms(np.array([8e6, 0, 0, 0, 0, 0, 0]))  # 16 M cycles are 100 ms; only noise is left
+    assert (low, high) == pytest.approx((100 / np.exp(MULTIPLIER * NOISE), 100 * np.exp(MULTIPLIER * NOISE)))
+    assert sure.likely_ms(np.array([0, 1e6, 0, 0, 0, 0, 250])) == pytest.approx((6e6 + 1e6) / 160e3)
     assert board.fit(100 * 1024, 100 * 1024) == ("fits", "flash 100 of 2,048 KiB, RAM 50 to 160 of 768 KiB")
-    assert board.fit(100 * 1024, 1024 * 1024)[0] == "may fit"
+    assert board.fit(100 * 1024, 1024 * 1024) == (
+        "may fit", "RAM may not suffice: flash 100 of 2,048 KiB, RAM 512 to 1,638 of 768 KiB")  # fmt: skip
     assert board.fit(100 * 1024, 1600 * 1024)[0] == "does not fit"
-    assert board.fit(3000 * 1024, 1024)[0] == "does not fit"
+    assert board.fit(3000 * 1024, 1024)[1].startswith("not enough flash: ")
+    assert board.fit(1024, 1024, duty=(1.1, 2.0))[1].startswith("not enough time: ")
+    assert board.fit(1024, 1024, duty=(0.5, 2.0))[0] == "may fit"
+    assert board.fit(1024, 1024, 900 * 1024)[1].startswith("not enough RAM: ")
 
 
 def test_report_of_a_model(tiny_onnx):
@@ -340,9 +362,14 @@ def test_report_estimates_int8(tiny_tflite):
     numbers = report.report_dict(tiny_tflite, ["stm32u5", "rp2040"], runs=0)
     assert numbers["models"][0]["measured"] is None
     u5, pico = numbers["devices"]
-    assert u5["estimated_ms"] == pytest.approx([1536 * 0.89 / 160e3, 1536 * 3.9 / 160e3])
+    assert u5["estimated_ms"] == pytest.approx(
+        profile.load("stm32u5").latency_ms(work.of_model(read_model(tiny_tflite)))
+    )
     assert u5["verdict"] == "fits" and u5["measured_board"] and not pico["measured_board"]
-    assert "no measurement of this board" in report.report_text(numbers)
+    assert pico["estimated_ms"][1] / pico["estimated_ms"][0] > u5["estimated_ms"][1] / u5["estimated_ms"][0]
+    text = report.report_text(numbers)
+    assert text.splitlines()[0].startswith("stm32u5: fits: ") and "measured: none" in text
+    assert "| stm32u5 | fits |" in markdown(numbers)
 
 
 def test_command_line(tiny_tflite, capsys):
@@ -406,12 +433,20 @@ def test_report_of_a_bundle(tmp_path, capsys):
     assert report.main([str(tmp_path / "absent")]) == 2
 
 
-def test_per_second_estimate_of_an_int8_bundle():
-    """Patches end every stride hops: ms per second is ms per patch times patches per second."""
-    sums = {"file_bytes": 1000, "frontend_bytes": 24, "peak_activation_bytes": 1024, "precision": "int8"}
-    row = report._on_device(profile.load("stm32u5"), {**sums, "macs": 16_000_000, "macs_per_s": 32_000_000.0}, "tflite")
-    assert row["estimated_ms"] == pytest.approx([89.0, 390.0])
-    assert row["estimated_ms_per_s"] == pytest.approx([178.0, 780.0])
+def test_worst_layer_and_duty(tiny_tflite):
+    """One net, two patches a second: ms per second is twice ms per patch; the first convolution takes the most."""
+    size = read_model(tiny_tflite)
+    row = report._row("net", size, lambda: None, frontend_bytes=0, patches_per_s=2.0)
+    sums = report._format_sums([row])
+    frontends = [{"table_bytes": 50_000, "lean_bytes": 2048, "sample_bytes": 1024, "frame_bytes": 512, "work_bytes": 512,
+                  "flops_per_s": 1e6}]  # fmt: skip
+    found = on_device(profile.load("stm32u5"), [row], sums, "tflite", {"frontends": frontends})
+    assert found["estimated_ms_per_s"][1] > found["estimated_ms"][1]
+    assert found["duty"] == pytest.approx(
+        [(a + b) / 1000 for a, b in zip(found["estimated_ms_per_s"], found["frontend_ms_per_s"])]
+    )
+    assert (found["table_bytes"], found["buffer_bytes"]) == (2048, 2048)
+    assert found["worst_layer"]["op"] == "CONV_2D" and found["worst_layer"]["index"] == 0
 
 
 def test_importing_the_report_is_light():

@@ -1,0 +1,71 @@
+"""Time a bundle or a model file on this machine; numpy and one engine are enough.
+
+    python -m devices.bench BUNDLE|MODEL... [--out results.json] [--runs N] [--threads N]
+
+The file it writes is what `python -m devices.calibrate PROFILE results.json` takes.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from devices import work
+from devices.latency import WARM_UP, Open, measure, open_model, open_net
+from devices.size import read_model
+
+
+def bench(paths: Sequence[Path], runs: int = 50, threads: int = 1) -> dict[str, Any]:
+    """-> one result per net: what it has to do, median and spread in ms. Raises ValueError for a bad file."""
+    results = []
+    for name, path, opened in _nets(paths, threads):
+        size = read_model(path)
+        timed = measure(opened, size.format, runs, threads)
+        if "error" in timed:
+            raise ValueError(f"{path}: {timed['error']}")
+        counts = {"precision": size.precision, "macs": size.macs, "work": work.of_model(size).tolist()}
+        results.append({"name": name, "file": path.name, "format": size.format, **counts, **timed})
+    return {"format": 1, "results": results}
+
+
+def _nets(paths: Sequence[Path], threads: int) -> Iterator[tuple[str, Path, Open]]:
+    for path in paths:
+        if not path.is_dir():
+            yield path.stem, path, open_model(path, read_model(path), threads)
+            continue
+        from runtime.bundle import Bundle
+
+        bundle = Bundle.load(path)
+        for member in bundle.members:
+            shape = (1, 3, member.n_frames, member.frontend.n_bands)
+            yield member.name, member.path(bundle.format), open_net(member.path(bundle.format), shape, threads)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """-> exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m devices.bench", description="Time nets on this machine.")
+    parser.add_argument("paths", type=Path, nargs="+", metavar="BUNDLE|MODEL", help="bundle folders, model files")
+    parser.add_argument("--out", type=Path, default=Path("results.json"), help="what to write (results.json)")
+    parser.add_argument("--runs", type=int, default=50, help="timed inferences per net (50)")
+    parser.add_argument("--threads", type=int, default=1, help="of the engine (1)")
+    args = parser.parse_args(argv)
+    try:
+        if min(args.runs, args.threads) < 1:
+            raise ValueError("--runs and --threads start at 1")
+        found = bench(args.paths, args.runs, args.threads)
+        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except (ValueError, OSError, ImportError) as error:
+        print(f"devices.bench: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    for one in found["results"]:
+        spread = f"{one['p10_ms']:.3g} to {one['p90_ms']:.3g}"
+        print(f"{one['name']}: {one['median_ms']:.3g} ms (10th to 90th percentile {spread}), {one['runs']} runs, "
+              f"{one['threads']} threads, {WARM_UP} to warm up, {one['engine']}")  # fmt: skip
+    print(f"wrote {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The report as text for a terminal, and as Markdown. Which figures are measured and which are estimated stands beside."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Report = Mapping[str, Any]
+_KEYS = ("parameters", "nonzero_parameters", "parameter_bytes", "file_bytes", "frontend_bytes", "macs")
+
+
+def report_text(report: Report) -> str:
+    """The report for a terminal or a code block: verdicts first. report: from `report_dict`."""
+    lines = [f"{row['device']}: {row['verdict']}: {row['why']}" for row in report["devices"]]
+    lines += ["", f"{report['name']} ({report['kind']}), {report['date']}", "", *_files_text(report)]
+    if report["product"]:
+        lines += ["", *_product_text(report["product"])]
+    lines += ["", "How each year of the DCASE low-complexity task would count the first format:"]
+    lines += _table(_years(report))
+    lines += [
+        "",
+        "Boards, estimated for int8 nets on one core; nine of ten measurements are expected inside an interval.",
+    ]
+    lines.append(
+        "Flash holds model files, front-end tables and runtime; RAM activations, buffers and runtime. KiB: 1024 bytes."
+    )
+    for row in report["devices"]:
+        lines += ["", *_device_text(row, report["kind"] == "bundle")]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(report: Report) -> str:
+    """The same figures as Markdown tables."""
+    lines = [f"# {report['name']}", "", f"{report['kind'].capitalize()}, {report['date']}.", "", "## Boards", ""]
+    lines += _markdown_table(
+        [["board", "verdict", "why", "estimated ms", "worst layer", "known from"], *map(_board_row, report["devices"])]
+    )
+    lines += ["", "## Files", "", *_markdown_table([_FILES_HEAD, *_files_rows(report)]), ""]
+    lines += [*_notes(report), ""]
+    if report["product"]:
+        lines += ["## Front ends", "", *_markdown_table(_frontends(report["product"])), ""]
+    lines += ["## DCASE counting", "", *_markdown_table(_years(report))]
+    return "\n".join(lines) + "\n"
+
+
+def _board_row(row: Report) -> list[Any]:
+    times = _times(row, per_s=True)
+    return [row["device"], row["verdict"], row["why"], "; ".join(times) or "not estimated", _worst(row), _evidence(row)]
+
+
+def _device_text(row: Report, bundle: bool) -> list[str]:
+    times = _times(row, bundle)
+    lines = [
+        f"{row['device']}: {row['verdict']}",
+        f"    {row['board']}; {row['runtime']}",
+        f"    estimated: {', '.join(times)}" if times else "    not estimated",
+    ]
+    if row["worst_layer"]:
+        lines.append(f"    worst layer, estimated: {_worst(row)}")
+    return [*lines, f"    source: {row['source']}", f"    known from: {_evidence(row)}"]
+
+
+def _times(row: Report, per_s: bool) -> list[str]:
+    unit = "patch of every net" if row["duty"] else "inference"
+    times = [f"{interval(row['estimated_ms'])} ms for one {unit}"] if row["estimated_ms"] else []
+    if per_s and row["estimated_ms_per_s"]:
+        times.append(f"{interval(row['estimated_ms_per_s'])} ms per s of audio")
+        times.append(f"front ends {interval(row['frontend_ms_per_s'])} ms per s, from operation counts")
+        times.append(f"duty cycle {interval([100 * x for x in row['duty']])} %")
+    return times
+
+
+def _worst(row: Report) -> str:
+    worst = row["worst_layer"]
+    if not worst:
+        return "-"
+    shape = "x".join(map(str, worst["output_shape"]))
+    return (
+        f"{worst['net']} operator {worst['index']}, {worst['op']} to {shape}, {100 * worst['share']:.0f} % of the time"
+    )
+
+
+def _evidence(row: Report) -> str:
+    return f"{'measured' if row['measured_board'] else 'measured: none'}; {row['known_from']}"
+
+
+_FILES_HEAD = [*"net format weights parameters non-zero bytes file tables MACs layers-RAM arena".split(), "measured ms"]
+
+
+def _files_rows(report: Report) -> list[list[Any]]:
+    keys = (*_KEYS, "peak_activation_bytes", "arena_bytes")
+    cells = [[m["name"], m["format"], m["precision"], *(m[key] for key in keys), _time(m)] for m in report["models"]]
+    if report["kind"] == "bundle":
+        cells += [["all", fmt, f["precision"], *(f[key] for key in keys), ""] for fmt, f in report["formats"].items()]
+    return cells
+
+
+def _files_text(report: Report) -> list[str]:
+    return [*_table([_FILES_HEAD, *_files_rows(report)]), *_notes(report)]
+
+
+def _notes(report: Report) -> list[str]:
+    lines = [
+        "bytes: of the parameters; file, tables, RAM in bytes; layers-RAM: activations layer by layer; arena: the same as",
+        "TensorFlow Lite for Microcontrollers lays them out, without its tail and kernels' scratch; counted, not measured.",
+        "Nets run in turn, so all of them need the RAM of the largest, not the sum",
+    ]
+    for fmt, sums in report["formats"].items():
+        verdict = "within" if sums["within_budget"] else "over"
+        lines.append(f"{fmt}: {sums['file_bytes']:,} bytes, {verdict} the budget of {report['budget_bytes']:,}")
+    timed = {m["format"]: m["measured"] for m in report["models"] if "runs" in (m["measured"] or {})}
+    for m in timed.values():
+        threads = "one thread" if m["threads"] == 1 else f"{m['threads']} threads"
+        lines.append(
+            f"measured on this machine, {m['date']}, {m['machine']}: {m['engine']}, {threads}, without front end,"
+        )
+        lines.append(f"median (10th to 90th percentile) of {m['runs']} runs after {m['warm_up']} to warm up")
+    return lines
+
+
+def _frontends(product: Report) -> list[list[Any]]:
+    head = ["front end", "Mflop per s of audio", "tables, dense", "tables, lean", "ring buffers", "measured ms per s"]
+    rows = []
+    for one in product["frontends"]:
+        measured = "-" if one["measured_ms_per_s"] is None else f"{one['measured_ms_per_s']:.1f}"
+        mflop = f"{one['flops_per_s'] / 1e6:.1f}"
+        rows.append([one["name"], mflop, one["table_bytes"], one["lean_bytes"], one["ram_bytes"], measured])
+    return [head, *rows]
+
+
+def _product_text(product: Report) -> list[str]:
+    return [
+        "Front ends, per second of audio. Operations and bytes are counted, lean tables are what a microcontroller would",
+        f"keep; ms measured on this machine. Decisions every {product['hop_s']:g} s over {product['window_s']:g} s.",
+        *_table(_frontends(product)),
+    ]
+
+
+def _years(report: Report) -> list[list[Any]]:
+    head = ["year", "parameters", "bytes", "MACs", "verdict", "what it counts"]
+    keys = ("year", "parameters", "bytes", "macs", "verdict", "note")
+    return [head, *([r[key] for key in keys] for r in report["conventions"])]
+
+
+def _time(row: Report) -> str:
+    m = row["measured"]
+    if not m or "error" in m:
+        return m["error"] if m else "-"
+    return f"{m['median_ms']:.2f} ({m['p10_ms']:.2f}-{m['p90_ms']:.2f})"
+
+
+def interval(pair: list[float]) -> str:
+    """[low, high] -> "low to high", in two digits or whole numbers."""
+    low, high = (f"{x:,.0f}" if x >= 10 else f"{x:.2g}" for x in pair)
+    return f"{low} to {high}"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+
+
+def _table(rows: list[list[Any]]) -> list[str]:
+    """Cells -> lines, columns aligned: numbers with thousands separators to the right, texts to the left."""
+    body = [[_cell(c) for c in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*body)]
+    right = [isinstance(c, int) for c in rows[-1]]
+    lines = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)] for row in body]
+    return ["  ".join(line).rstrip() for line in lines]
+
+
+def _markdown_table(rows: list[list[Any]]) -> list[str]:
+    body = [[_cell(c).replace("|", "\\|") for c in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in body]
+    return [lines[0], f"|{'---|' * len(body[0])}", *lines[1:]]
