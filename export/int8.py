@@ -21,7 +21,7 @@ class Int8Conv:
     """Stride 1, padded with the input's zero point; its ReLU, if any, is the zero point of its output."""
 
     src: int
-    weight: np.ndarray  # (out, in, kernel frames, kernel bands), int8, never -128
+    weight: np.ndarray  # (out, in / groups, kernel frames, kernel bands), int8, never -128
     bias: np.ndarray  # (out,), int32
     scale: np.ndarray  # (out,), float32, of the weights
 
