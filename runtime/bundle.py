@@ -263,10 +263,10 @@ def _files(values: Any) -> dict[str, dict[str, Any]]:
 
 
 def _plane_table(values: Any, n_bands: int) -> np.ndarray:
-    table = np.asarray(values, np.float32)
-    if table.shape != (3, n_bands) or not np.isfinite(table).all():
-        raise ValueError(f"mean or std is not 3 x {n_bands} numbers")
-    return table
+    table = np.asarray(values, np.float64)
+    if table.shape != (3, n_bands) or not (np.abs(table) < 1e6).all():  # NaN fails too
+        raise ValueError(f"mean or std is not 3 x {n_bands} numbers within a million")
+    return table.astype(np.float32)
 
 
 def _positive(value: Any, name: str) -> float:
