@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HELD_OUT := train/recordings/audio/4-182395-A-0.ogg
 
-.PHONY: demo test check-all check-runtimes clean
+.PHONY: demo test check-all check-runtimes check-hostile clean
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,7 +29,11 @@ test: $(BIN)/.installed
 check-runtimes: $(BIN)/.installed
 	sh tests/runtimes.sh
 
-check-all: test check-runtimes
+# Ten thousand changes to the files of a bundle: tests/test_hostile.py.
+check-hostile: $(BIN)/.installed
+	HOSTILE=10000 $(BIN)/python -m pytest -q tests/test_hostile.py
+
+check-all: test check-runtimes check-hostile
 
 clean:
 	rm -rf .venv .venv-* .cache runs bundles build *.egg-info

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from compress import qat
 from compress.search import N_MEMBERS, largest_fitting
 from compress.size import fits, parse_bytes
 from devices.report import report_dict, report_text
-from export.__main__ import export
+from export.__main__ import calibration_patches, export
 from runtime import fusion
 from runtime.bundle import Bundle
 from runtime.frontend import PRESETS
@@ -43,7 +44,21 @@ def train_member(name, shape, args, teachers):
         "cnn7", shape.kwargs, frontend, PatchShape(), args.data, args.fold, Recipe(epochs=args.epochs, seed=args.seed),
         args.runs / name, teachers=teachers, cache=args.cache, say=lambda line: print(f"{name}: {line}", flush=True),
     )  # fmt: skip
+    if args.qat_epochs:
+        tuned(name, args)
     return name, time.monotonic() - started
+
+
+def tuned(name, args):
+    """The member's run, trained on with its int8 rounding; one that is done is read back from its checkpoint."""
+    run = load_run(args.runs / name)
+    dataset = load_dataset(args.data)
+    clips, _ = split(dataset, args.fold)
+    return qat.finetune(
+        run, features(clips, run.frontend, args.cache), [dataset.labels.index(clip.label) for clip in clips],
+        calibration_patches(run, clips, args.cache), Recipe(epochs=args.qat_epochs, lr=qat.LR, seed=args.seed),
+        args.runs / name / "qat", say=lambda line: print(f"{name}, int8: {line}", flush=True),
+    )  # fmt: skip
 
 
 def train_members(shape, args, teachers):
@@ -122,7 +137,8 @@ def main(argv=None):
         features(dataset.clips, dataclasses.replace(PRESETS[name], hop_length=HOP_LENGTH), args.cache)
     train_members(shape, args, teachers)
     runs = [load_run(args.runs / name) for name in PRESETS]
-    bundle = export(runs, args.out, args.data, args.fold, cache=args.cache)
+    deployed = [tuned(name, args) for name in PRESETS] if args.qat_epochs else runs
+    bundle = export(deployed, args.out, args.data, args.fold, cache=args.cache)
     sizes = {fmt: [member.files[fmt]["bytes"] for member in bundle.members] for fmt in ("tflite", "onnx")}
     assert all(fits(s, budget_bytes) for s in sizes.values()), f"{sizes} do not fit {budget_bytes}: raise SLACK_BYTES"
     print("\n" + report_text(report_dict(args.out)) + "\n")
@@ -158,6 +174,9 @@ def _arguments(argv):
         "--teacher", type=Path, action="append", default=[], metavar="RUN", help="full-size run to distil from; repeat"
     )
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument(
+        "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     parser.add_argument("--runs", type=Path, default=Path("runs/cnn7"), help="where the three trainings are kept")

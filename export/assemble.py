@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from devices.report import report_dict, report_text
-from export import graph, int8, parity
+from export import graph, int8, numbers, parity
 from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
 from runtime.bundle import FORMAT, Bundle, file_entry, golden_window
@@ -20,6 +20,7 @@ WRITERS = {"tflite": tflite_bytes, "onnx": onnx_bytes}
 FLOAT_BOUND = 1e-3  # logits of a float file against torch
 INT8_BOUND = 0.15  # mean difference of the largest probability, int8 file against torch, on the calibration patches
 WINDOW_S, HOP_S = 5.0, 1.0
+_FACTS = ("data", "recipe", "qat", "versions")  # of a run, into the provenance
 N_PARITY = 16  # patches that every engine runs before a bundle is written
 
 
@@ -67,15 +68,15 @@ def _name(run: Run) -> str:
 def _write_member(folder: Path, run: Run, patches: np.ndarray, quantized: bool) -> dict[str, Any]:
     """Both model files of one run, and what bundle.json says of the member."""
     name = _name(run)
-    net: Any = graph.graph_of(run.model, patches.shape[1:])
-    if quantized:
-        net = int8.quantize(net, int8.calibrate(net, patches, clip="mse"))
+    net = _net_of(run.model, patches, quantized)
     files = {}
     for fmt, write in WRITERS.items():
         path = folder / f"{name}.{fmt}"
         path.write_bytes(write(net))
         files[fmt] = file_entry(path, macs=graph.macs(net))
     _check_member(name, run, net, folder, patches[:N_PARITY], quantized)
+    if quantized:  # for whoever writes a next format from the same numbers; the runtime does not read it
+        (folder / f"{name}.safetensors").write_bytes(numbers.to_bytes(net))
     return {
         "name": name,
         "frontend": run.frontend.to_json(),
@@ -84,6 +85,14 @@ def _write_member(folder: Path, run: Run, patches: np.ndarray, quantized: bool) 
         "std": _rounded(run.std),
         "files": files,
     }
+
+
+def _net_of(model: Any, patches: np.ndarray, quantized: bool) -> Any:
+    """-> the Graph or Int8Net to write; a model trained on its int8 grid (compress.qat) knows its own."""
+    if quantized and hasattr(model, "deployed"):
+        return model.deployed()
+    net = graph.graph_of(model, patches.shape[1:])
+    return int8.quantize(net, int8.calibrate(net, patches, clip="mse")) if quantized else net
 
 
 @torch.no_grad()
@@ -124,7 +133,7 @@ def _write_json(folder: Path, runs: list[Run], members: list[dict[str, Any]], qu
         "members": members,
         "provenance": {
             "numbers": "int8" if quantized else "float32",
-            "runs": {_name(run): {key: run.meta.get(key) for key in ("data", "recipe", "versions")} for run in runs},
+            "runs": {_name(run): {key: run.meta[key] for key in _FACTS if key in run.meta} for run in runs},
         },
     }
     (folder / "bundle.json").write_text(json.dumps(values, indent=1) + "\n")

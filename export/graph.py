@@ -15,7 +15,7 @@ class Conv:
     """Stride 1, zero padded so that frames and bands stay."""
 
     src: int
-    weight: np.ndarray  # (out, in, kernel frames, kernel bands), float32, odd kernels
+    weight: np.ndarray  # (out, in / groups, kernel frames, kernel bands), float32, odd kernels; see `groups_of`
     bias: np.ndarray  # (out,), float32
     relu: bool
 
@@ -110,8 +110,20 @@ def check_patches(net, x) -> None:
         raise ValueError(f"patches are {np.shape(x)}, the net wants (n, {', '.join(map(str, net.in_shape))})")
 
 
+def groups_of(channels: int, weight: np.ndarray) -> int:
+    """Into how many runs of input channels, with as many runs of output channels, a weight parts its convolution."""
+    return channels // weight.shape[1]
+
+
 def convolve(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(n, in, frames, bands) * (out, in, kh, kw) -> (n, out, frames, bands), zero padded, one matmul per kernel tap."""
+    """(n, in, frames, bands) * (out, in / groups, kh, kw) -> (n, out, frames, bands), zero padded."""
+    groups = groups_of(x.shape[1], weight)
+    parts = zip(np.split(x, groups, axis=1), np.split(weight, groups))
+    return np.concatenate([_convolve_group(part, w) for part, w in parts], axis=1)
+
+
+def _convolve_group(x, weight):
+    """One matmul per kernel tap."""
     n, cin, frames, bands = x.shape
     cout, _, kh, kw = weight.shape
     padded = np.pad(x, ((0, 0), (0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2)))
@@ -170,18 +182,40 @@ def _add_block(ops, src, owed, block):
 
 
 def _add_convs(ops, src, conv, in_scale, out_affine):
-    """Appends a convolution, or the four branches of a decomposed one, with ReLU -> its output's tensor number."""
+    """Appends a convolution, or the branches of a decomposed one, with ReLU -> its output's tensor number."""
     channels = len(in_scale)
-    branches = getattr(conv, "branches", [conv])
-    outs, done = [], 0  # done: output channels of the branches before this one
-    for branch, (start, stop) in zip(branches, getattr(conv, "ranges", [(0, channels)])):
-        scale, shift = (part[done : done + len(branch.weight)] for part in out_affine)
-        weight = _float64(branch.weight) * in_scale[start:stop, None, None] * scale[:, None, None, None]
-        bias = shift if branch.bias is None else shift + scale * _float64(branch.bias)
+    outs = []
+    for (start, stop), weight, bias in _grouped(_branches(conv, in_scale, out_affine)):
         part = src if (start, stop) == (0, channels) else _add(ops, Slice(src, start, stop))
         outs.append(_add(ops, _conv(part, weight, bias, relu=True)))
-        done += len(branch.weight)
     return outs[0] if len(outs) == 1 else _add(ops, Concat(tuple(outs)))
+
+
+def _branches(conv, in_scale, out_affine):
+    """-> [(range of input channels, weight, bias)], the affine maps before and behind folded in."""
+    folded, done = [], 0  # done: output channels of the branches before this one
+    for branch, (start, stop) in zip(getattr(conv, "branches", [conv]), getattr(conv, "ranges", [(0, len(in_scale))])):
+        scale, shift = (part[done : done + len(branch.weight)] for part in out_affine)
+        weight = _float64(branch.weight) * in_scale[start:stop, None, None] * scale[:, None, None, None]
+        folded.append(((start, stop), weight, shift if branch.bias is None else shift + scale * _float64(branch.bias)))
+        done += len(branch.weight)
+    return folded
+
+
+def _grouped(branches):
+    """Neighbours of one shape, the second on the channels behind the first's, become one grouped convolution.
+
+    Of the four branches of a decomposed convolution those are the two on halves: one convolution and two slices less
+    to describe, and to run.
+    """
+    out = []
+    for (start, stop), weight, bias in branches:
+        if out and out[-1][0][1] == start and out[-1][1].shape == weight.shape:
+            (first, _), before, bias_before = out[-1]
+            out[-1] = (first, stop), np.concatenate([before, weight]), np.concatenate([bias_before, bias])
+        else:
+            out.append(((start, stop), weight, bias))
+    return out
 
 
 def _add(ops, op) -> int:

@@ -21,7 +21,7 @@ class Int8Conv:
     """Stride 1, padded with the input's zero point; its ReLU, if any, is the zero point of its output."""
 
     src: int
-    weight: np.ndarray  # (out, in, kernel frames, kernel bands), int8, never -128
+    weight: np.ndarray  # (out, in / groups, kernel frames, kernel bands), int8, never -128
     bias: np.ndarray  # (out,), int32
     scale: np.ndarray  # (out,), float32, of the weights
 
@@ -110,19 +110,27 @@ def _grid(low, high):
     return scale, int(np.clip(np.rint(-128 - low / scale), -128, 127))
 
 
-def _quantize_conv(op, in_scale, out_scale):
-    """One scale per output channel: 127 steps to its largest weight, more coarse where a bias asks for it."""
+def weight_scales(weight: np.ndarray, bias: np.ndarray, in_scale, out_scale) -> np.ndarray:
+    """Float weight (out, ...) and bias (out,) -> (out,) float32: 127 steps to each channel's largest weight.
+
+    A channel is coarser where its bias asks for it.
+    """
     unit = float(in_scale)
-    rows = op.weight.astype(np.float64).reshape(len(op.weight), -1)
+    largest = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(1)
     # MAX_BIAS from both sides: the bias fits its int32, and the multiplier of a channel without weights is no smaller
     # than 1 / MAX_BIAS, which every requantizer can hold.
-    scale = np.maximum(np.abs(rows).max(1) / 127, np.abs(op.bias) / (unit * MAX_BIAS))
-    scale = np.maximum(scale, float(out_scale) / (unit * MAX_BIAS)).astype(np.float32)
+    scale = np.maximum(largest / 127, np.abs(bias) / (unit * MAX_BIAS))
+    return np.maximum(scale, float(out_scale) / (unit * MAX_BIAS)).astype(np.float32)
+
+
+def _quantize_conv(op, in_scale, out_scale):
+    unit, scale = float(in_scale), weight_scales(op.weight, op.bias, in_scale, out_scale)
     if unit * scale.max() > out_scale / 2:
         raise ValueError(
             f"a convolution's outputs, in steps of {out_scale:.3g}, are all but constant: calibrate on data"
         )
-    weight = np.clip(np.rint(rows / scale[:, None]), -127, 127).astype(np.int8).reshape(op.weight.shape)
+    weight = np.rint(op.weight.astype(np.float64) / scale[:, None, None, None])
+    weight = np.clip(weight, -127, 127).astype(np.int8)
     bias = np.rint(op.bias / (unit * scale.astype(np.float64)))
     return Int8Conv(op.src, weight, np.clip(bias, -MAX_BIAS, MAX_BIAS).astype(np.int32), scale)
 

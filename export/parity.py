@@ -1,9 +1,13 @@
 """Does every form of a net say the same? Runs files in their engines and holds the logits against a reference."""
 
+import importlib.util
+from typing import Any
+
 import numpy as np
 
 from export import int8
 
+MICRO_ARENA_BYTES = 8 << 20  # more than any of our nets needs
 ENGINE_STEPS = 2.25  # of the logits' int8 grid
 
 
@@ -31,6 +35,34 @@ def run_tflite(data: bytes, patches: np.ndarray, reference: bool = False) -> np.
         interpreter.invoke()
         logits.append(_from_grid(interpreter.get_tensor(exit_["index"]).ravel(), exit_))
     return np.stack(logits)
+
+
+def has_micro() -> bool:
+    """Whether tflite-micro's interpreter for hosts is installed (extra `micro`)."""
+    return importlib.util.find_spec("tflite_micro") is not None
+
+
+def micro_interpreter(data: bytes) -> Any:
+    from tflite_micro.python.tflite_micro import runtime  # type: ignore[import-not-found,unused-ignore]
+
+    return runtime.Interpreter.from_bytes(data, arena_size=MICRO_ARENA_BYTES)
+
+
+def run_micro(data: bytes, patches: np.ndarray) -> np.ndarray:
+    """An int8 .tflite file's bytes, patches -> (n, n_classes) float32 logits, by tflite-micro's reference kernels."""
+    interpreter = micro_interpreter(data)
+    entry, exit_ = (_micro_grid(d) for d in (interpreter.get_input_details(0), interpreter.get_output_details(0)))
+    logits = []
+    for patch in np.asarray(patches, np.float32):
+        interpreter.set_input(_to_grid(patch.transpose(1, 2, 0)[None], entry), 0)
+        interpreter.invoke()
+        logits.append(_from_grid(interpreter.get_output(0).ravel(), exit_))
+    return np.stack(logits)
+
+
+def _micro_grid(details):
+    grid = details["quantization_parameters"]
+    return {"quantization": (grid["scales"][0], int(grid["zero_points"][0]))}
 
 
 def _to_grid(x, details):

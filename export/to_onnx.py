@@ -6,12 +6,13 @@ sum of two uint8 x int8 products in 16 bits, uint8 x uint8 is exact everywhere.
 """
 
 import string
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.graph import Concat, Pool, Shift, Slice, shapes
+from export.graph import Concat, Pool, Shift, Slice, groups_of, shapes
 
 OPSET, IR_VERSION = 11, 6  # both of 2019: the oldest with Slice and AveragePool as used here
 
@@ -20,7 +21,7 @@ class _Model:
     """Collects nodes and initializers; equal initializers are stored once, names are as short as they can be."""
 
     def __init__(self, net):
-        self.net, self.is_int8 = net, hasattr(net, "scales")
+        self.net, self.shapes, self.is_int8 = net, shapes(net), hasattr(net, "scales")
         self.nodes, self.initializers = [], {}
         self.names = ["patch"]  # by tensor number
 
@@ -51,15 +52,18 @@ class _Model:
         return [self.constant(self.net.scales[tensor]), self.constant(_uint8(self.net.zero_points[tensor]))]
 
     def conv(self, op, number) -> str:
+        """A grouped convolution stays one: onnxruntime runs it as fast as two, and it saves two Slices."""
         kh, kw = op.weight.shape[2:]
-        pads = {} if kh == kw == 1 else {"pads": [kh // 2, kw // 2, kh // 2, kw // 2]}
+        attributes: dict[str, Any] = {} if kh == kw == 1 else {"pads": [kh // 2, kw // 2, kh // 2, kw // 2]}
+        if (groups := groups_of(self.shapes[op.src][0], op.weight)) > 1:
+            attributes["group"] = groups
         if not self.is_int8:
             inputs = [self.names[op.src], self.constant(op.weight), self.constant(op.bias)]
-            y = self.node("Conv", inputs, **pads)
+            y = self.node("Conv", inputs, **attributes)
             return self.node("Relu", [y]) if op.relu else y
         weight = [self.constant(_uint8(op.weight)), self.constant(op.scale), self.constant(np.uint8(128))]
         inputs = [self.names[op.src], *self.grid(op.src), *weight, *self.grid(number), self.constant(op.bias)]
-        return self.node("QLinearConv", inputs, **pads)
+        return self.node("QLinearConv", inputs, **attributes)
 
     def pool(self, op, number) -> str:
         """The int8 form averages raw numbers; an output scale just under 1 sends halves away from zero, like TFLite."""
@@ -93,7 +97,7 @@ class _Model:
         self.nodes[-1].output[0] = "logits"
 
     def bytes(self) -> bytes:
-        _, n_classes = ends = (self.net.in_shape, shapes(self.net)[-1][0])
+        _, n_classes = ends = (self.net.in_shape, self.shapes[-1][0])
         patch = helper.make_tensor_value_info("patch", TensorProto.FLOAT, [1, *ends[0]])
         logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, n_classes, 1, 1])
         graph = helper.make_graph(self.nodes, "g", [patch], [logits], list(self.initializers.values()))

@@ -28,7 +28,10 @@ CHECK_BOUND = 0.02  # probability: engines round differently by a step or two of
 
 
 class BundleError(ValueError):
-    """A bundle that cannot be trusted or used: which file, what is wrong, what to do."""
+    """A bundle that cannot be trusted or used: which file, what is wrong, what to do. One line, whatever it quotes."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(" ".join(said.split())[:1000])
 
 
 class Member:
@@ -41,7 +44,7 @@ class Member:
         self.temperature = _positive(values.get("temperature", 1.0), "temperature")
         self.mean = _plane_table(values["mean"], self.frontend.n_bands)
         self.std = np.maximum(_plane_table(values["std"], self.frontend.n_bands), np.float32(1e-6))
-        self.files: dict[str, dict[str, Any]] = values["files"]
+        self.files = _files(values["files"])
         self._model: engine.Model | None = None
 
     @property
@@ -121,7 +124,7 @@ class Bundle:
         fmt = engine.choose(fmt)
         try:
             bundle = cls._from_json(folder, values, fmt)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise BundleError(f"{folder}/bundle.json is damaged: {_said(error)}") from error
         for member in bundle.members:
             member.open(fmt, threads)
@@ -131,7 +134,8 @@ class Bundle:
     @classmethod
     def _from_json(cls, folder: Path, values: dict[str, Any], fmt: str) -> "Bundle":
         labels = values["labels"]
-        if not isinstance(labels, list) or not labels or len(set(map(str, labels))) != len(labels):
+        named = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
+        if not named or len(set(labels)) != len(labels):
             raise ValueError("labels are not a list of different names")
         if values["fuse"] not in fusion.FUSIONS:
             raise ValueError(f"fuse {values['fuse']!r} is not one of {', '.join(fusion.FUSIONS)}")
@@ -142,6 +146,7 @@ class Bundle:
         if len({member.name for member in members}) != len(members):
             raise ValueError("two members have one name")
         window_s, hop_s = (_positive(values[key], key) for key in ("window_s", "hop_s"))
+        sr = members[0].frontend.sr  # equal, and an int
         return cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, values["provenance"], fmt)
 
     def fused(self, member_log_p: list[np.ndarray]) -> np.ndarray:
@@ -237,23 +242,36 @@ def _read_golden(path: Path, labels: tuple[str, ...], names: list[str]) -> dict[
 
 def _check_classes(member: Member, n_classes: int) -> None:
     blank = np.zeros((1, 3, member.n_frames, member.frontend.n_bands), np.float32)
-    n = member.log_p(blank).shape[1]
+    try:
+        n = member.log_p(blank).shape[1]
+    except ValueError as error:
+        raise BundleError(f"{member.folder}: member {member.name}: {error}") from error
     if n != n_classes:
         raise BundleError(
             f"{member.folder}: member {member.name} tells {n} classes apart, the bundle names {n_classes}"
         )
 
 
+def _files(values: Any) -> dict[str, dict[str, Any]]:
+    """Format -> the entry that `file_entry` made."""
+    for fmt, entry in values.items():
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("file", "sha256")):
+            raise ValueError(f"files: {fmt} does not name a file and its sha256")
+        if "bytes" not in entry:
+            raise ValueError(f"files: {fmt} does not say its bytes")
+    return values
+
+
 def _plane_table(values: Any, n_bands: int) -> np.ndarray:
-    table = np.asarray(values, np.float32)
-    if table.shape != (3, n_bands) or not np.isfinite(table).all():
-        raise ValueError(f"mean or std is not 3 x {n_bands} numbers")
-    return table
+    table = np.asarray(values, np.float64)
+    if table.shape != (3, n_bands) or not (np.abs(table) < 1e6).all():  # NaN fails too
+        raise ValueError(f"mean or std is not 3 x {n_bands} numbers within a million")
+    return table.astype(np.float32)
 
 
 def _positive(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
-        raise ValueError(f"{name} {value!r} is not a positive number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-3 <= value < 1e6:
+        raise ValueError(f"{name} {value!r} is not a number from 0.001 to 1e6")
     return float(value)
 
 

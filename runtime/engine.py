@@ -67,6 +67,8 @@ class _TfliteModel:
         self._output = self._interpreter.get_output_details()[0]
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
+        _, frames, bands, planes = (int(n) for n in self._input["shape"])
+        _check_shape(patches, [planes, frames, bands])
         return np.stack([self._run(patch) for patch in patches])
 
     def _run(self, patch: np.ndarray) -> np.ndarray:
@@ -92,6 +94,13 @@ def _dequantize(q: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     return (q.astype(np.float32) - zero_point) * np.float32(scale)
 
 
+def _check_shape(patches: np.ndarray, wanted: list[Any]) -> None:
+    """Engines refuse other shapes too, each with an exception of its own. A size that is not fixed is a name in ONNX."""
+    given = patches.shape[1:]
+    if len(given) != len(wanted) or any(isinstance(n, int) and n != m for n, m in zip(wanted, given)):
+        raise ValueError(f"patches of planes x frames x bands {given} for a net that wants {tuple(wanted)}")
+
+
 class _OnnxModel:
     """One patch a call, planes x time x bands (NCHW), float at both ends: the file quantizes and dequantizes itself."""
 
@@ -102,8 +111,9 @@ class _OnnxModel:
         options.intra_op_num_threads = options.inter_op_num_threads = threads
         options.log_severity_level = 3  # its warnings about a missing GPU are not the user's
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        self._input = self._session.get_inputs()[0]
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
-        rows = [self._session.run(None, {self._input: patch[None].astype(np.float32)})[0] for patch in patches]
+        _check_shape(patches, list(self._input.shape[1:]))
+        rows = [self._session.run(None, {self._input.name: patch[None].astype(np.float32)})[0] for patch in patches]
         return np.stack([row.reshape(-1) for row in rows])
