@@ -20,7 +20,6 @@ import torch
 from compress import qat
 from compress.search import N_MEMBERS, largest_fitting
 from compress.size import fits, parse_bytes
-from devices.report import report_dict, report_text
 from export.__main__ import calibration_patches, export
 from runtime import fusion
 from runtime.bundle import Bundle
@@ -141,7 +140,7 @@ def main(argv=None):
     bundle = export(deployed, args.out, args.data, args.fold, cache=args.cache)
     sizes = {fmt: [member.files[fmt]["bytes"] for member in bundle.members] for fmt in ("tflite", "onnx")}
     assert all(fits(s, budget_bytes) for s in sizes.values()), f"{sizes} do not fit {budget_bytes}: raise SLACK_BYTES"
-    print("\n" + report_text(report_dict(args.out)) + "\n")
+    print("\n" + (args.out / "report.md").read_text())
     if test_clips:
         table = evaluate(args.out, runs, test_clips, dataset.labels, args.cache)
         write_atomic(args.runs / "evaluation.json", lambda path: path.write_text(json.dumps(table, indent=1)))
