@@ -15,8 +15,9 @@ import numpy as np
 from runtime import filterbanks
 from runtime.audio import sanitize
 from runtime.cqt import CqtPlan
+from runtime.frames import FramesPlan
 from runtime.spectrum import SpectrumPlan
-from runtime.tape import BLOCK, Tape, framed, grid
+from runtime.tape import BLOCK, Tape, grid
 
 KINDS = ("mel", "gammatone", "cqt", "stft", "mfcc", "frames")
 DELTA_FRAMES = 8  # two valid 5-tap deltas take four frames from either end
@@ -288,7 +289,7 @@ class FrontendStream:
 class _Track:
     """A plan at work on one recording: its tapes, and how far it came."""
 
-    def __init__(self, plan: "SpectrumPlan | CqtPlan | FramesPlan") -> None:
+    def __init__(self, plan: SpectrumPlan | CqtPlan | FramesPlan) -> None:
         self.plan = plan
         self.reset()
 
@@ -317,32 +318,6 @@ class _Track:
         self._n_frames = stop
         plan.forget(tapes, stop)
         return [np.concatenate(parts).T for parts in zip(*blocks)]
-
-
-class FramesPlan:
-    """The samples themselves, win_length of them around every hop_length-th one."""
-
-    first_samples = (0,)
-    table_bytes = 0
-
-    def __init__(self, frontends: Sequence[Frontend]) -> None:
-        (frontend,) = frontends
-        self.hop, self._length = frontend.hop_length, frontend.win_length
-        self.n_bands = (self._length,)
-        self.lookback = self._length // 2
-        self.lookahead = self._length - self.lookback - 1
-
-    def descend(self, tapes: list[Tape]) -> None:
-        """There is only the recording's own rate."""
-
-    def forget(self, tapes: list[Tape], next_frame: int) -> None:
-        tapes[0].forget(next_frame * self.hop - self.lookback)
-
-    def block(self, tapes: list[Tape], start: int, stop: int) -> list[np.ndarray]:
-        """Frames start..stop -> [(stop - start, win_length)]."""
-        first = start * self.hop - self.lookback
-        samples = tapes[0].read(first, first + (stop - start - 1) * self.hop + self._length)
-        return [framed(samples, stop - start, self._length, self.hop)]
 
 
 def _family(frontend: Frontend) -> Any:
