@@ -217,7 +217,7 @@ class SharedStream:
         self.frontends = tuple(frontends)
         families: dict[Any, list[int]] = {}
         for i, frontend in enumerate(self.frontends):
-            families.setdefault(_family(frontend), []).append(i)
+            families.setdefault(_family(frontend) or i, []).append(i)
         self._tracks = [_Track(_plan(tuple(self.frontends[i] for i in family))) for family in families.values()]
         self._order = np.argsort([i for family in families.values() for i in family])
         self.reset()
@@ -320,10 +320,10 @@ class _Track:
         return [np.concatenate(parts).T for parts in zip(*blocks)]
 
 
-def _family(frontend: Frontend) -> Any:
-    """Front ends of one family share a plan: those that begin with the same FFT."""
+def _family(frontend: Frontend) -> tuple[int, ...] | None:
+    """Front ends of one family begin with the same FFT and share a plan; None: it shares nothing."""
     if frontend.kind in ("cqt", "frames"):
-        return frontend
+        return None
     return frontend.sr, frontend.hop_length, frontend.n_fft, frontend.win_length
 
 

@@ -1,13 +1,14 @@
 """The front ends of the five papers, as far as they print them; what a paper leaves open is said beside it."""
 
 import dataclasses
+from typing import Any
 
 from runtime.frontend import CQT, CQT_SEED, GAMMATONE, MEL, Frontend
 
-_P0 = {"n_fft": 1024, "win_length": 1024, "hop_length": 512}  # "1024 frames, hop 512", read as samples
-_P1 = {"n_fft": 4096, "win_length": 1290, "hop_length": 256}  # the authors' scripts say window 1920
-_P2 = {"n_fft": 2048, "win_length": 2048, "hop_length": 512}
-_P4 = {"n_fft": 2048, "win_length": 2048, "hop_length": 1024}
+_P0: dict[str, Any] = {"n_fft": 1024, "win_length": 1024, "hop_length": 512}  # "1024 frames, hop 512", read as samples
+_P1: dict[str, Any] = {"n_fft": 4096, "win_length": 1290, "hop_length": 256}  # the authors' scripts say window 1920
+_P2: dict[str, Any] = {"n_fft": 2048, "win_length": 2048, "hop_length": 512}
+_P4: dict[str, Any] = {"n_fft": 2048, "win_length": 2048, "hop_length": 1024}
 P3_HOPS = (620, 1120, 1850, 2048)  # "1, 2, 5, 10 s"
 
 PAPERS = {
