@@ -10,26 +10,35 @@ def hann(win_length):
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win_length) / win_length)
 
 
-def hz_to_mel(hz):
-    """Slaney's scale: linear below 1 kHz (15 mel), logarithmic above (27 steps per factor 6.4)."""
+def hz_to_mel(hz, scale="slaney"):
+    """Slaney's scale: linear below 1 kHz (15 mel), logarithmic above (27 steps per factor 6.4). Or HTK's, P1's eq."""
     hz = np.asarray(hz, float)
+    if scale == "htk":
+        return 2595 * np.log10(1 + hz / 700)
     return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1000) / 1000) / np.log(6.4))
 
 
-def mel_to_hz(mel):
+def mel_to_hz(mel, scale="slaney"):
     """Inverse of `hz_to_mel`."""
     mel = np.asarray(mel, float)
+    if scale == "htk":
+        return 700 * (10 ** (mel / 2595) - 1)
     return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((np.maximum(mel, 15) - 15) / 27))
 
 
-def mel_centers(n_bands, fmin, fmax):
+def mel_edges(n_bands, fmin, fmax, scale="slaney"):
+    """-> (n_bands + 2,) frequencies in Hz, evenly spaced in mel: band k rises from edge k to k + 1 and falls to k + 2."""
+    return mel_to_hz(np.linspace(hz_to_mel(fmin, scale), hz_to_mel(fmax, scale), n_bands + 2), scale)
+
+
+def mel_centers(n_bands, fmin, fmax, scale="slaney"):
     """-> (n_bands,) centre frequencies in Hz, ascending."""
-    return mel_to_hz(np.linspace(hz_to_mel(fmin), hz_to_mel(fmax), n_bands + 2))[1:-1]
+    return mel_edges(n_bands, fmin, fmax, scale)[1:-1]
 
 
-def mel_weights(sr, n_fft, n_bands, fmin, fmax):
+def mel_weights(sr, n_fft, n_bands, fmin, fmax, scale="slaney"):
     """-> (n_bands, 1 + n_fft // 2) triangles of equal area for a power spectrum; equals librosa's Slaney-normed bank."""
-    edges_hz = mel_to_hz(np.linspace(hz_to_mel(fmin), hz_to_mel(fmax), n_bands + 2))
+    edges_hz = mel_edges(n_bands, fmin, fmax, scale)
     bins_hz = np.arange(1 + n_fft // 2) * sr / n_fft
     left, center, right = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising, falling = (bins_hz - left) / (center - left), (right - bins_hz) / (right - center)
@@ -62,6 +71,36 @@ def gammatone_weights(sr, n_fft, n_bands, fmin, fmax):
 
     circle = np.exp(2j * np.pi * np.arange(1 + n_fft // 2) / n_fft)[None]
     return magnitude(circle) / magnitude(np.exp(1j * theta))  # gain 1 at each centre
+
+
+def dct_matrix(n_coefs, n_mels):
+    """-> (n_coefs, n_mels) orthonormal DCT-II: log-mel bands -> MFCC, as librosa.feature.mfcc."""
+    k, n = np.arange(n_coefs)[:, None], np.arange(n_mels)
+    basis = np.sqrt(2 / n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * n_mels))
+    basis[0] /= np.sqrt(2)
+    return basis
+
+
+def smooth_split(weights, span, order, tolerance):
+    """(n_bands, n_bins) positive weights -> near, far, basis: the same product from fewer numbers, for smooth weights.
+
+    Bins are cut into runs of `span`. Where a polynomial of `order` coefficients meets a band's weights in a run, each
+    within `tolerance` of itself, its coefficients stand in `far`; elsewhere the weights themselves stand in `near`.
+    basis (span, order) gives a run's moments; far (n_bands, runs * order + bins behind the last whole run).
+
+        x @ weights.T  =  x @ near.T + concatenate([moments of x, bins of x behind the last whole run]) @ far.T
+    """
+    n_bands, n_bins = weights.shape
+    n_whole = n_bins // span * span
+    at = (np.arange(span) + 0.5) / span * 2 - 1
+    basis, _ = np.linalg.qr(np.polynomial.legendre.legvander(at, order - 1))
+    runs = weights[:, :n_whole].reshape(n_bands, -1, span)
+    coefficients = runs @ basis
+    is_met = np.all(np.abs(coefficients @ basis.T - runs) <= tolerance * runs, axis=2)[:, :, None]
+    near = np.zeros(weights.shape)
+    near[:, :n_whole] = np.where(is_met, 0, runs).reshape(n_bands, -1)
+    far = np.where(is_met, coefficients, 0).reshape(n_bands, -1)
+    return near, np.concatenate([far, weights[:, n_whole:]], axis=1), basis
 
 
 def cqt_centers(n_bands, fmin, bins_per_octave):

@@ -2,26 +2,26 @@
 
 spectrogram(wave, MEL) is FrontendStream(MEL).feed(wave) and .flush() put together: there is one kernel, so there is
 nothing to differ. A frame is the frame of the continuous recording: centred, zeros before the first and after the last
-sample, a fixed dB reference.
+sample, a fixed dB reference. Several front ends on one recording share what they can: `spectrograms`, `SharedStream`.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from runtime import filterbanks
+from runtime.audio import sanitize
+from runtime.cqt import CqtPlan
+from runtime.frames import FramesPlan
+from runtime.spectrum import SpectrumPlan
+from runtime.tape import BLOCK, Tape, grid
 
-KINDS = ("mel", "gammatone", "cqt")
-BATCH = (
-    16  # frames per matrix product: a frame's row always sits at t % BATCH of a full batch, so its sums never change
-)
-FLOOR_POWER = 1e-10  # -100 dB: digital silence stays finite
-FLOOR_GAMMATONE = 1e-12  # -120 dB: Ellis divides by n_fft, which takes quiet rooms to -100 dB
+KINDS = ("mel", "gammatone", "cqt", "stft", "mfcc", "frames")
 DELTA_FRAMES = 8  # two valid 5-tap deltas take four frames from either end
+PIECE = 1 << 16  # samples that `spectrograms` feeds at once: more would leave the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Frontend:
     mel        10 log10 of Slaney mel bands of the power spectrum (librosa.feature.melspectrogram)
     gammatone  20 log10 of Ellis' gammatone weights on the magnitude spectrum, divided by n_fft
     cqt        20 log10 |librosa.cqt| at tuning 0, sparsity 0; uses fmin and bins_per_octave, no n_fft, win_length, fmax
+    stft       10 log10 of the power spectrum (librosa.stft); with n_bands = n_fft // 2 / k, means of k neighbouring bins
+    mfcc       orthonormal DCT-II of log-mel: n_bands coefficients of n_mels bands (librosa.feature.mfcc, top_db=None)
+    frames     the win_length = n_bands samples themselves, no window: for front ends that are learned
+
+    `log` False leaves out the logarithm: power for mel, cqt and stft, magnitude for gammatone. `tolerance`: relative
+    error allowed in the gammatone's weights, see filterbanks.smooth_split; 1e-3 is 0.009 dB from half the bytes.
 
     Raises ValueError for a value that no such spectrogram can have.
     """
@@ -44,19 +50,39 @@ class Frontend:
     n_fft: int = 8192
     win_length: int = 4096
     bins_per_octave: int = 14
+    n_mels: int = 128
+    mel_scale: str = "slaney"
+    log: bool = True
+    tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_number(field.name, getattr(self, field.name))
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.mel_scale not in ("slaney", "htk"):
+            raise ValueError(f"mel_scale {self.mel_scale!r} is not slaney or htk")
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
-        if self.kind != "mel" and self.fmin <= 0:
+        if not self.log and self.kind in ("mfcc", "frames"):
+            raise ValueError(f"log False: {self.kind} have no logarithm to leave out")
+        self._check_n_bands()
+        if self.kind in ("gammatone", "cqt") and self.fmin <= 0:
             raise ValueError(f"fmin {self.fmin} Hz: a {self.kind} needs a positive one")
-        highest_hz = self.centers_hz[-1]
+        highest_hz = self.centers_hz[-1] if self.kind in ("mel", "gammatone", "cqt") else 0.0
         if not self.fmin < self.top_hz <= self.sr / 2 or highest_hz > self.sr / 2:
             raise ValueError(f"bands from {self.fmin} to {max(self.top_hz, highest_hz):.0f} Hz do not fit sr {self.sr}")
+
+    def _check_n_bands(self) -> None:
+        n, half = self.n_bands, self.n_fft // 2
+        if self.kind == "stft" and n != half + 1 and half % n:
+            raise ValueError(f"n_bands {n} of an stft is neither {half + 1} nor a divisor of {half}")
+        if self.kind == "frames" and n != self.win_length:
+            raise ValueError(f"n_bands {n} of frames is not their win_length {self.win_length}")
+        if self.kind == "mfcc" and n > self.n_mels:
+            raise ValueError(f"n_bands {n} of an mfcc is more than n_mels {self.n_mels}")
+        if self.kind in ("mel", "gammatone", "cqt", "mfcc") and n > MAX_BANDS:
+            raise ValueError(f"n_bands {n} is not a number from 2 to {MAX_BANDS}")
 
     @property
     def top_hz(self) -> float:
@@ -64,18 +90,26 @@ class Frontend:
 
     @property
     def centers_hz(self) -> np.ndarray:
-        """(n_bands,) centre frequency of each band, ascending."""
+        """(n_bands,) centre frequency of each band, ascending. Raises ValueError for mfcc and frames: they have none."""
         if self.kind == "cqt":
             return filterbanks.cqt_centers(self.n_bands, self.fmin, self.bins_per_octave)
-        centers = {"mel": filterbanks.mel_centers, "gammatone": filterbanks.gammatone_centers}[self.kind]
-        return centers(self.n_bands, self.fmin, self.top_hz)
+        if self.kind == "mel":
+            return filterbanks.mel_centers(self.n_bands, self.fmin, self.top_hz, self.mel_scale)
+        if self.kind == "gammatone":
+            return filterbanks.gammatone_centers(self.n_bands, self.fmin, self.top_hz)
+        if self.kind == "stft":
+            n_bins = max(1, self.n_fft // 2 // self.n_bands)
+            return (np.arange(self.n_bands) * n_bins + (n_bins - 1) / 2) * self.sr / self.n_fft
+        raise ValueError(f"{self.kind}: its rows are not frequencies")
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of a recording: one centred on every hop_length-th sample, from the first on."""
         return 1 + n_samples // self.hop_length if n_samples else 0
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """What tells this front end apart; parameters of LATER only where they are not at their default."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Frontend":
@@ -86,23 +120,32 @@ class Frontend:
         return cls(**values)
 
 
-_RANGES = {
+MAX_BANDS = 1024
+_RANGES: dict[str, tuple[float, float]] = {
     "sr": (4000, 384000),
     "hop_length": (1, 1 << 16),
-    "n_bands": (2, 1024),
+    "n_bands": (2, 1 << 16),
     "fmin": (0, 192000),
     "fmax": (0, 192000),
     "n_fft": (16, 1 << 16),
     "win_length": (4, 1 << 16),
     "bins_per_octave": (2, 96),
+    "n_mels": (2, MAX_BANDS),
+    "tolerance": (0, 0.1),
 }
+# Trained runs and bundles are known by the JSON of their front end: what came later must not change it.
+LATER = {field.name: field.default for field in dataclasses.fields(Frontend)[9:]}
 
 
 def _check_number(name: str, value: Any) -> None:
-    if name == "kind" or (name == "fmax" and value is None):
+    if name in ("kind", "mel_scale") or (name == "fmax" and value is None):
+        return
+    if name == "log":
+        if not isinstance(value, bool):
+            raise ValueError(f"log {value!r} is not true or false")
         return
     low, high = _RANGES[name]
-    kinds = (int, float) if name in ("fmin", "fmax") else (int,)
+    kinds = (int, float) if name in ("fmin", "fmax", "tolerance") else (int,)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         raise ValueError(f"{name} {value!r} is not a number from {low} to {high}")
 
@@ -117,8 +160,15 @@ PRESETS = {"mel": MEL, "gam": GAMMATONE, "cqt": CQT}
 
 def spectrogram(wave: np.ndarray, frontend: Frontend) -> np.ndarray:
     """(samples,) mono at frontend.sr -> (n_bands, 1 + samples // hop_length) float32 in dB, static frames only."""
-    stream = FrontendStream(frontend)
-    return np.concatenate([stream.feed(wave), stream.flush()], axis=1)
+    return spectrograms(wave, [frontend])[0]
+
+
+def spectrograms(wave: np.ndarray, frontends: Sequence[Frontend]) -> list[np.ndarray]:
+    """`spectrogram` of each front end; mel, gammatone, stft and mfcc of one framing share their FFT."""
+    stream = SharedStream(frontends)
+    wave = np.asarray(wave)
+    pieces = [stream.feed(wave[start : start + PIECE]) for start in range(0, len(wave), PIECE)]
+    return [np.concatenate(parts, axis=1) for parts in zip(*pieces, stream.flush())]
 
 
 def deltas(static: np.ndarray) -> np.ndarray:
@@ -128,12 +178,23 @@ def deltas(static: np.ndarray) -> np.ndarray:
     """
     if static.shape[1] <= DELTA_FRAMES:
         return np.zeros((3, static.shape[0], 0), np.float32)
-    first = _delta(static)
-    return np.stack([static[:, 4:-4], first[:, 2:-2], _delta(first)])
+    first = delta(static)
+    return np.stack([static[:, 4:-4], first[:, 2:-2], delta(first)])
 
 
-def _delta(x: np.ndarray) -> np.ndarray:
-    return ((2 * (x[:, 4:] - x[:, :-4]) + (x[:, 3:-1] - x[:, 1:-3])) / 10).astype(np.float32)
+def delta(x: np.ndarray, reach: int = 2) -> np.ndarray:
+    """(..., frames) -> (..., frames - 2 reach): slope per frame of the line through 2 reach + 1 frames, no padding.
+
+    reach 2 is P3's, reach 1 is P1's (x[t + 1] - x[t - 1]) / 2, its eq. (9).
+    """
+    n = x.shape[-1] - 2 * reach
+    slopes = sum(k * (x[..., reach + k :][..., :n] - x[..., reach - k :][..., :n]) for k in range(reach, 0, -1))
+    return (slopes / (2 * sum(k * k for k in range(1, reach + 1)))).astype(np.float32)
+
+
+def with_delta(static: np.ndarray, reach: int = 1) -> np.ndarray:
+    """(bands, frames) -> (2 bands, frames - 2 reach): P1's MFCC, 64 coefficients above their 64 deltas."""
+    return np.concatenate([static[:, reach:-reach], delta(static, reach)])
 
 
 def patches(planes: np.ndarray, n_frames: int = 128, stride: int = 64) -> np.ndarray:
@@ -146,216 +207,133 @@ def patches(planes: np.ndarray, n_frames: int = 128, stride: int = 64) -> np.nda
     return np.stack(cut) if cut else np.zeros((0, planes.shape[0], n_frames, planes.shape[1]), np.float32)
 
 
-class FrontendStream:
-    """Samples in, frames out. Frame t is centred on sample t * hop_length and comes out `lookahead` samples later.
+class SharedStream:
+    """Samples in, frames of several front ends out, each bit for bit what its own FrontendStream gives.
 
-    `lookback` and `lookahead`: samples before and after its centre that a frame depends on.
+    n_bad: samples that were NaN, infinite or absurd (see runtime.audio.sanitize) and were replaced, since reset().
     """
 
-    def __init__(self, frontend: Frontend) -> None:
-        self.frontend = frontend
-        self._plan: StftPlan | CqtPlan = _plan(frontend)
-        self.lookback, self.lookahead = self._plan.lookback, self._plan.lookahead
+    def __init__(self, frontends: Sequence[Frontend]) -> None:
+        self.frontends = tuple(frontends)
+        families: dict[Any, list[int]] = {}
+        for i, frontend in enumerate(self.frontends):
+            families.setdefault(_family(frontend) or i, []).append(i)
+        self._tracks = [_Track(_plan(tuple(self.frontends[i] for i in family))) for family in families.values()]
+        self._order = np.argsort([i for family in families.values() for i in family])
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: the next sample is sample 0."""
-        self._tapes = [_Tape(first) for first in self._plan.first_samples]
-        self._n_samples = self._n_frames = 0
+        self.n_bad = 0
+        for track in self._tracks:
+            track.reset()
 
-    def feed(self, samples: np.ndarray) -> np.ndarray:
-        """(any,) samples -> (n_bands, new frames), possibly none. The samples must be finite: see runtime.audio.
+    def feed(self, samples: np.ndarray) -> list[np.ndarray]:
+        """(any,) samples -> (n_bands, new frames) of each front end, possibly none.
 
         Raises ValueError for anything but one channel.
         """
-        samples = np.asarray(samples, np.float32)
+        samples = np.asarray(samples)
         if samples.ndim != 1:
             raise ValueError(f"samples of shape {samples.shape} are not one channel: mix down first")
-        self._n_samples += len(samples)
-        return self._frames(samples, limit=None)
+        samples, n_bad = sanitize(samples)
+        self.n_bad += n_bad
+        return self._sorted([track.feed(samples) for track in self._tracks])
+
+    def flush(self) -> list[np.ndarray]:
+        """-> (n_bands, frames still due) of each, computed with zeros after the last sample; then starts anew."""
+        return self._sorted([track.flush() for track in self._tracks])
+
+    def _sorted(self, families: list[list[np.ndarray]]) -> list[np.ndarray]:
+        frames = [frames for family in families for frames in family]
+        return [frames[i] for i in self._order]
+
+
+class FrontendStream:
+    """Samples in, frames out. Frame t is centred on sample t * hop_length and comes out `lookahead` samples later.
+
+    `lookback` and `lookahead`: samples before and after its centre that a frame depends on. What is held between two
+    calls is about their sum, for ever; indices are whole numbers and never wrap.
+    """
+
+    def __init__(self, frontend: Frontend) -> None:
+        self.frontend = frontend
+        self._stream = SharedStream([frontend])
+        plan = _plan((frontend,))
+        self.lookback, self.lookahead = plan.lookback, plan.lookahead
+
+    @property
+    def lookahead_s(self) -> float:
+        return self.lookahead / self.frontend.sr
+
+    @property
+    def n_bad(self) -> int:
+        return self._stream.n_bad
+
+    def reset(self) -> None:
+        """Forget everything: the next sample is sample 0."""
+        self._stream.reset()
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """(any,) samples -> (n_bands, new frames), possibly none. NaN and infinities become 0 and count in `n_bad`.
+
+        Raises ValueError for anything but one channel.
+        """
+        return self._stream.feed(samples)[0]
 
     def flush(self) -> np.ndarray:
         """-> (n_bands, frames still due), computed with zeros after the last sample; then starts anew."""
-        frames = self._frames(np.zeros(self.lookahead + 1, np.float32), limit=self.frontend.n_frames(self._n_samples))
+        return self._stream.flush()[0]
+
+
+class _Track:
+    """A plan at work on one recording: its tapes, and how far it came."""
+
+    def __init__(self, plan: SpectrumPlan | CqtPlan | FramesPlan) -> None:
+        self.plan = plan
+        self.reset()
+
+    def reset(self) -> None:
+        self.tapes = [Tape(first) for first in self.plan.first_samples]
+        self._n_samples = self._n_frames = 0
+
+    def feed(self, samples: np.ndarray) -> list[np.ndarray]:
+        self._n_samples += len(samples)
+        return self._frames(samples, limit=None)
+
+    def flush(self) -> list[np.ndarray]:
+        limit = 1 + self._n_samples // self.plan.hop if self._n_samples else 0
+        frames = self._frames(np.zeros(self.plan.lookahead + 1, np.float32), limit)
         self.reset()
         return frames
 
-    def _frames(self, samples: np.ndarray, limit: int | None) -> np.ndarray:
-        hop = self.frontend.hop_length
-        self._tapes[0].append(samples)
-        self._plan.descend(self._tapes)
-        ready = max(self._n_frames, (self._tapes[0].stop - self.lookahead - 1) // hop + 1)
-        stop = ready if limit is None else limit
-        blocks = [
-            self._plan.block(self._tapes, start, min(stop, start - start % BATCH + BATCH))
-            for start in _grid(self._n_frames, stop)
-        ]
+    def _frames(self, samples: np.ndarray, limit: int | None) -> list[np.ndarray]:
+        plan, tapes = self.plan, self.tapes
+        tapes[0].append(samples)
+        plan.descend(tapes)
+        ready = max(self._n_frames, (tapes[0].stop - plan.lookahead - 1) // plan.hop + 1)
+        start, stop = self._n_frames, ready if limit is None else limit
+        blocks = [plan.block(tapes, *span) for span in grid(start, stop, BLOCK)]
+        blocks = blocks or [[np.zeros((0, n), np.float32) for n in plan.n_bands]]
         self._n_frames = stop
-        self._plan.forget(self._tapes, stop)
-        return np.concatenate(blocks).T if blocks else np.zeros((self.frontend.n_bands, 0), np.float32)
+        plan.forget(tapes, stop)
+        return [np.concatenate(parts).T for parts in zip(*blocks)]
 
 
-def _grid(start: int, stop: int) -> list[int]:
-    """Where the blocks of frames start..stop begin: at `start`, then at multiples of BATCH."""
-    return [start, *range(start - start % BATCH + BATCH, stop, BATCH)] if start < stop else []
-
-
-class _Tape:
-    """The samples still needed of an endless signal, addressed by their absolute index from `first` on; zeros before."""
-
-    def __init__(self, first: int) -> None:
-        self._samples = np.zeros(0, np.float32)
-        self._first = self._start = first
-
-    @property
-    def stop(self) -> int:
-        return self._start + len(self._samples)
-
-    def append(self, samples: np.ndarray) -> None:
-        self._samples = np.concatenate([self._samples, samples])
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start,) samples."""
-        if start < self._first:
-            silence = np.zeros(min(stop, self._first) - start, np.float32)
-            return np.concatenate([silence, self.read(self._first, max(stop, self._first))])
-        assert self._start <= start and stop <= self.stop, (self._start, start, stop, self.stop)
-        return self._samples[start - self._start : stop - self._start]
-
-    def forget(self, before: int) -> None:
-        if before > self._start:
-            self._samples = self._samples[before - self._start :]
-            self._start = before
-
-
-def _framed(samples: np.ndarray, n: int, length: int, hop: int) -> np.ndarray:
-    """(samples,) -> (n, length) view, a row every hop samples."""
-    step = samples.strides[0]
-    return np.lib.stride_tricks.as_strided(samples, (n, length), (hop * step, step), writeable=False)
-
-
-def _product(rows: np.ndarray, matrix: np.ndarray, start: int) -> np.ndarray:
-    """rows @ matrix, each row at place (t % BATCH) of a full batch: BLAS sums in another order for other shapes."""
-    offset = start % BATCH
-    batch = np.zeros((BATCH, rows.shape[1]), np.float32)
-    batch[offset : offset + len(rows)] = rows
-    return (batch @ matrix)[offset : offset + len(rows)]
-
-
-class StftPlan:
-    """Windowed FFT, a weight matrix, a logarithm: mel and gammatone."""
-
-    first_samples = (0,)
-
-    def __init__(self, frontend: Frontend) -> None:
-        self._hop, self._n_fft, self._is_mel = frontend.hop_length, frontend.n_fft, frontend.kind == "mel"
-        self._window = filterbanks.hann(frontend.win_length)
-        bank = filterbanks.mel_weights if self._is_mel else filterbanks.gammatone_weights
-        weights = bank(frontend.sr, frontend.n_fft, frontend.n_bands, frontend.fmin, frontend.top_hz)
-        if not self._is_mel:
-            weights = weights / frontend.n_fft
-        self.weights = np.ascontiguousarray(weights.T, np.float32)  # (1 + n_fft // 2, n_bands)
-        # librosa centres a short window in the FFT's frame; only the window's own samples matter, and an odd one
-        # leans left.
-        self.lookback = frontend.n_fft // 2 - (frontend.n_fft - frontend.win_length) // 2
-        self.lookahead = frontend.win_length - self.lookback - 1
-
-    def descend(self, tapes: list[_Tape]) -> None:
-        """There is only the recording's own rate."""
-
-    def forget(self, tapes: list[_Tape], next_frame: int) -> None:
-        tapes[0].forget(next_frame * self._hop - self.lookback)
-
-    def block(self, tapes: list[_Tape], start: int, stop: int) -> np.ndarray:
-        """Frames start..stop -> (stop - start, n_bands) in dB; they lie in one batch."""
-        length = len(self._window)
-        first = start * self._hop - self.lookback
-        samples = tapes[0].read(first, first + (stop - start - 1) * self._hop + length)
-        spectra = _rfft(_framed(samples, stop - start, length, self._hop) * self._window, self._n_fft)
-        power = (spectra.real**2 + spectra.imag**2).astype(np.float32)  # (frames, 1 + n_fft // 2)
-        if self._is_mel:
-            return _decibels(_product(power, self.weights, start), FLOOR_POWER)
-        return _decibels(_product(np.sqrt(power), self.weights, start) ** 2, FLOOR_GAMMATONE)
-
-
-class CqtPlan:
-    """Octave by octave: the lower an octave, the more often the recording is halved first (while the hop stays whole)."""
-
-    def __init__(self, frontend: Frontend) -> None:
-        self._hop, n, per_octave = frontend.hop_length, frontend.n_bands, frontend.bins_per_octave
-        self._taps = filterbanks.halving_filter().astype(np.float32)
-        self._reach = len(self._taps) // 2
-        n_octaves = -(-n // per_octave)
-        n_halvings = min(n_octaves - 1, (self._hop & -self._hop).bit_length() - 1)
-        # A halved recording begins before its sample 0: the filter rings ahead of the first sample.
-        self.first_samples = [0]
-        for _ in range(n_halvings):
-            self.first_samples.append((self.first_samples[-1] - self._reach) // 2)
-        self.octaves = []  # (level, kernels), highest octave first
-        for octave in range(n_octaves):
-            bands = slice(max(0, n - (octave + 1) * per_octave), n - octave * per_octave)
-            level = min(octave, n_halvings)
-            kernels = filterbanks.cqt_kernels(frontend.sr, frontend.centers_hz[bands], per_octave, 2**level)
-            self.octaves.append((level, np.ascontiguousarray(kernels, np.float32)))
-        # In samples of the recording: half a kernel at its level's rate, and half a filter for each halving above it.
-        self.lookahead = max(
-            len(kernels) // 2 * 2**level + self._reach * (2**level - 1) for level, kernels in self.octaves
-        )
-        self.lookback = self.lookahead
-
-    def descend(self, tapes: list[_Tape]) -> None:
-        """Halve each level into the next as far as its samples reach; a level keeps what the filter will need again."""
-        for upper, lower in itertools.pairwise(tapes):
-            stop = (upper.stop - self._reach - 1) // 2 + 1  # sample m of `lower` sits on sample 2 m of `upper`
-            if stop > lower.stop:
-                x = upper.read(2 * lower.stop - self._reach, 2 * (stop - 1) + self._reach + 1)
-                lower.append(_halve(x, self._taps))
-
-    def forget(self, tapes: list[_Tape], next_frame: int) -> None:
-        for level, tape in enumerate(tapes):
-            center = next_frame * self._hop // 2**level
-            longest = max(len(kernels) // 2 for at, kernels in self.octaves if at == level)
-            before = center - longest
-            if level + 1 < len(tapes):
-                before = min(before, 2 * tapes[level + 1].stop - self._reach)
-            tape.forget(before)
-
-    def block(self, tapes: list[_Tape], start: int, stop: int) -> np.ndarray:
-        """Frames start..stop -> (stop - start, n_bands) in dB; they lie in one batch."""
-        bands = []
-        for level, kernels in reversed(self.octaves):
-            hop, length = self._hop // 2**level, len(kernels)
-            first = start * hop - length // 2
-            samples = tapes[level].read(first, first + (stop - start - 1) * hop + length)
-            response = _product(_framed(samples, stop - start, length, hop), kernels, start)
-            real, imag = np.split(response, 2, axis=1)
-            bands.append(real**2 + imag**2)
-        return _decibels(np.concatenate(bands, axis=1), FLOOR_POWER)
-
-
-def _halve(x: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    """Every second output of the filter, 'valid': even and odd samples apart, so that no output is thrown away."""
-    n = (len(x) - len(taps)) // 2 + 1
-    even, odd = x[::2], x[1::2]
-    return np.correlate(even, taps[::2], "valid")[:n] + np.correlate(odd, taps[1::2], "valid")[:n]
-
-
-def _decibels(power: np.ndarray, floor: float) -> np.ndarray:
-    return 10 * np.log10(np.maximum(power, np.float32(floor)))
-
-
-def _rfft(frames: np.ndarray, n_fft: int) -> np.ndarray:
-    return np.fft.rfft(frames, n_fft)
+def _family(frontend: Frontend) -> tuple[int, ...] | None:
+    """Front ends of one family begin with the same FFT and share a plan; None: it shares nothing."""
+    if frontend.kind in ("cqt", "frames"):
+        return None
+    return frontend.sr, frontend.hop_length, frontend.n_fft, frontend.win_length
 
 
 @lru_cache(maxsize=16)
-def _plan(frontend: Frontend) -> StftPlan | CqtPlan:
-    return CqtPlan(frontend) if frontend.kind == "cqt" else StftPlan(frontend)
+def _plan(frontends: tuple[Frontend, ...]) -> SpectrumPlan | CqtPlan | FramesPlan:
+    if frontends[0].kind == "cqt":
+        return CqtPlan(frontends)
+    return FramesPlan(frontends) if frontends[0].kind == "frames" else SpectrumPlan(frontends)
 
 
 def table_bytes(frontend: Frontend) -> int:
-    """Bytes of the constants that a front end keeps in memory: window and weights, or kernels and filter."""
-    plan = _plan(frontend)
-    if isinstance(plan, CqtPlan):
-        return sum(kernels.nbytes for _, kernels in plan.octaves) + plan._taps.nbytes
-    return plan.weights.nbytes + plan._window.nbytes
+    """Bytes of the constants that a front end keeps in memory: window and weights, or kernels and filters."""
+    return _plan((frontend,)).table_bytes

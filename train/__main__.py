@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from runtime.frontend import PRESETS
+from runtime.papers import PAPERS
 from train import scores
 from train.data import RECORDINGS
 from train.features import CACHE, PatchShape
@@ -15,10 +16,17 @@ from train.loop import Recipe
 from train.models import MODELS
 from train.trainer import SHAPES, train
 
+FRONTENDS = {
+    **{name: dataclasses.replace(frontend, hop_length=1120) for name, frontend in PRESETS.items()},
+    **{name: frontend for name, frontend in PAPERS.items() if frontend.kind != "frames"},
+}
+
 
 def main(argv=None):
     args = _arguments(argv)
-    frontend = dataclasses.replace(PRESETS[args.frontend], hop_length=args.hop_length)
+    frontend = FRONTENDS[args.frontend]
+    if args.hop_length is not None:
+        frontend = dataclasses.replace(frontend, hop_length=args.hop_length)
     patch = PatchShape(args.patch_frames, args.stride)
     fold = "all" if args.fold is None else f"fold{args.fold}"
     folder = args.out or Path("runs") / f"{args.model}-{args.shape}-{args.frontend}-{fold}-seed{args.seed}"
@@ -41,7 +49,9 @@ def main(argv=None):
 def _arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__.split("  ")[0])
     parser.add_argument("model", choices=MODELS, help="architecture")
-    parser.add_argument("--frontend", choices=PRESETS, required=True, help="spectrogram")
+    parser.add_argument(
+        "--frontend", choices=FRONTENDS, metavar="NAME", required=True, help=f"spectrogram: {', '.join(FRONTENDS)}"
+    )
     parser.add_argument(
         "--data",
         type=Path,
@@ -55,8 +65,7 @@ def _arguments(argv):
     parser.add_argument(
         "--hop-length",
         type=int,
-        default=1120,
-        help="samples; P3's 620, 1120, 1850 give patches of 1.8, 3.3, 5.4 s (default 1120)",
+        help="samples; P3's 620, 1120, 1850 give patches of 1.8, 3.3, 5.4 s (default: mel, gam, cqt 1120, others their own)",
     )
     parser.add_argument("--patch-frames", type=int, default=128, help="frames of a patch (default 128)")
     parser.add_argument("--stride", type=int, default=32, help="frames between patches (default 32)")

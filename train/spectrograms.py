@@ -12,6 +12,7 @@ import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.frontend import PRESETS, spectrogram
+from runtime.papers import PAPERS
 from runtime.stream import Stream
 from train.data import load_wave
 from train.run import write_atomic
@@ -19,6 +20,7 @@ from train.run import write_atomic
 MAX_SECONDS = 120.0
 RANGE_DB = 80.0  # below the loudest cell everything is black
 MIN_TICK_BANDS = 6  # closer ones would write over each other
+DRAWN = {**PRESETS, **{name: f for name, f in PAPERS.items() if f.log and f.kind != "frames"}}
 TICKS_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 
 
@@ -62,6 +64,9 @@ def _draw_spectrogram(axes, title, wave, frontend):
     axes.pcolormesh(
         seconds, bands, static, vmin=top_db - RANGE_DB, vmax=top_db, cmap="magma", shading="flat", rasterized=True
     )
+    if frontend.kind == "mfcc":
+        axes.set_ylabel(f"{title}\ncoefficient")
+        return
     at, shown = [], []
     for hz in TICKS_HZ:
         band = float(np.interp(hz, frontend.centers_hz, np.arange(frontend.n_bands)))
@@ -91,8 +96,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m train.spectrograms", description=__doc__.split("  ")[0])
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="recordings, drawn one after the other")
     parser.add_argument("--plot", type=Path, required=True, metavar="PNG", help="picture to write")
-    parser.add_argument("--frontend", choices=PRESETS, action="append", help="repeat for several (default: all)")
-    parser.add_argument("--hop-length", type=int, default=620, help="samples between frames (default 620)")
+    parser.add_argument(
+        "--frontend", choices=DRAWN, metavar="NAME", action="append",
+        help=f"repeat for several: {', '.join(DRAWN)} (default: {', '.join(PRESETS)})",
+    )  # fmt: skip
+    parser.add_argument("--hop-length", type=int, help="samples between frames (default: the front end's own)")
     parser.add_argument("--bundle", type=Path, help="draw this bundle's spectrograms and its decisions")
     args = parser.parse_args(argv)
     if args.bundle:
@@ -101,7 +109,8 @@ def main(argv=None):
     else:
         bundle = None
         names = args.frontend or list(PRESETS)
-        frontends = {name: dataclasses.replace(PRESETS[name], hop_length=args.hop_length) for name in names}
+        hop = {} if args.hop_length is None else {"hop_length": args.hop_length}
+        frontends = {name: dataclasses.replace(DRAWN[name], **hop) for name in names}
     plot(args.plot, args.files, frontends, bundle)
     print(f"made {args.plot}")
 

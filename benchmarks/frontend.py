@@ -1,0 +1,238 @@
+"""Front ends beside what people use, in one run, on one thread.  python -m benchmarks.frontend [--json]
+
+Times are CPU time of this process, medians over repeats that alternate between ours and the peers: another process on
+the machine takes the same from both. Speedups are of mel, gammatone and CQT together over librosa mel, the gammatone
+package and librosa.cqt:
+
+    clip_10s      a 10 s clip in one call
+    windows_1s    windows of 1 s every 0.5 s, one call each
+    stream_100ms  10 s in chunks of 100 ms through a stream, over the peers' ONE call on those 10 s: none has a stream
+
+max_db_error: against a float64 evaluation (CQT: librosa.cqt at sparsity 0, frames away from the ends, where librosa
+cuts each octave's recording off), over the cells within 80 dB of their frame's maximum and above the floor; mfcc: largest
+difference over largest value.
+"""
+
+import runtime  # noqa: F401, I001  before numpy: it sets how many threads numpy takes
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from runtime import filterbanks
+from runtime.frontend import (
+    CQT,
+    GAMMATONE,
+    MEL,
+    Frontend,
+    FrontendStream,
+    SharedStream,
+    deltas,
+    spectrogram,
+    spectrograms,
+    table_bytes,
+)
+from runtime.tape import framed
+
+SR, HOP = 44100, 620
+THREE = {"mel": MEL, "gammatone": GAMMATONE, "cqt": CQT}
+STFT, MFCC = Frontend("stft", n_bands=4097), Frontend("mfcc", n_bands=20)
+FRAMES = Frontend("frames", n_bands=2048, win_length=2048, hop_length=1024)
+RSS = """
+import runtime.frontend
+for frontend in runtime.frontend.PRESETS.values():
+    runtime.frontend.table_bytes(frontend)
+print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])  # ru_maxrss would remember the parent
+"""
+
+
+def sounds(folder=None, n_clips=8):
+    """-> name -> (samples,) float32: chirp, tone, noise, silence, and clips of a folder of recordings."""
+    t = np.arange(2 * SR) / SR
+    made = {
+        "tone": 0.5 * np.sin(2 * np.pi * 1000 * t),
+        "chirp": 0.5 * np.sin(2 * np.pi * (100 * t + 4000 * t**2)),
+        "noise": 0.1 * np.random.default_rng(0).standard_normal(len(t)),
+        "silence": np.zeros(len(t)),
+    }
+    files = sorted(Path(folder).rglob("*.*")) if folder else []
+    files = [file for file in files if file.suffix in (".wav", ".flac", ".ogg")]
+    for file in files[:: max(1, len(files) // n_clips)]:
+        from train.data import load_wave
+
+        made[file.name] = load_wave(file, SR)
+    return {name: wave.astype(np.float32) for name, wave in made.items()}
+
+
+def floor_s(wave):
+    """Seconds for the FFTs alone: what is left if everything else were free. CQT has none."""
+    padded, window = np.pad(wave, 2048), filterbanks.hann(4096)
+    n = MEL.n_frames(len(wave))
+    frames = framed(padded, n, 4096, HOP)
+    return lambda: [np.fft.rfft(frames[i : i + 16] * window, 8192) for i in range(0, n, 16)]
+
+
+def peers():
+    """name -> function of a wave. Each as its documentation shows it, with our parameters."""
+    import librosa
+    from gammatone.fftweight import fft_gtgram
+
+    return {
+        "mel": lambda y: librosa.power_to_db(
+            librosa.feature.melspectrogram(y=y, sr=SR, n_fft=8192, win_length=4096, hop_length=HOP, n_mels=128),
+            top_db=None,
+        ),
+        "gammatone": lambda y: 20 * np.log10(fft_gtgram(y, SR, 4096 / SR, HOP / SR, 128, 50) + 1e-12),
+        "cqt": lambda y: librosa.amplitude_to_db(
+            np.abs(librosa.cqt(y, sr=SR, hop_length=HOP, fmin=32.703, n_bins=128, bins_per_octave=14, tuning=0)),
+            top_db=None,
+        ),
+    }
+
+
+def streamed(wave, frontends, n=4410):
+    stream = SharedStream(frontends)
+    for start in range(0, len(wave), n):
+        stream.feed(wave[start : start + n])
+    stream.flush()
+
+
+def medians_ms(functions, repeats):
+    """name -> function; -> name -> median CPU milliseconds. Every round runs each once; the first round is not counted."""
+    times = {name: [] for name in functions}
+    for _ in range(1 + repeats):
+        for name, function in functions.items():
+            before = time.process_time()
+            function()
+            times[name].append(1e3 * (time.process_time() - before))
+    return {name: float(np.median(taken[1:])) for name, taken in times.items()}
+
+
+def measure_speed(repeats):
+    wave = sounds()["noise"]
+    wave = np.tile(wave, 5)  # 10 s
+    windows = [wave[start : start + SR] for start in range(0, 4 * SR, SR // 2)]
+    three = list(THREE.values())
+    functions = {
+        "together 10 s": lambda: spectrograms(wave, three),
+        "together windows": lambda: [spectrograms(w, three) for w in windows],
+        "together stream": lambda: streamed(wave, three),
+        "FFTs alone 10 s": floor_s(wave),
+    }
+    for name, peer in peers().items():
+        functions[f"peer {name} 10 s"] = lambda peer=peer: peer(wave)
+        functions[f"peer {name} windows"] = lambda peer=peer: [peer(w) for w in windows]
+        functions[f"{name} 10 s"] = lambda name=name: spectrogram(wave, THREE[name])
+        functions[f"{name} windows"] = lambda name=name: [spectrogram(w, THREE[name]) for w in windows]
+    for name, frontend in (("stft", STFT), ("mfcc", MFCC), ("frames", FRAMES)):
+        functions[f"{name} 10 s"] = lambda frontend=frontend: spectrogram(wave, frontend)
+    static = spectrogram(wave, MEL)
+    functions["deltas 10 s"] = lambda: deltas(static)
+    return medians_ms(functions, repeats)
+
+
+def speedups(ms):
+    clip = sum(ms[f"peer {name} 10 s"] for name in THREE)
+    windows = sum(ms[f"peer {name} windows"] for name in THREE)
+    return {
+        "clip_10s": clip / ms["together 10 s"],
+        "windows_1s": windows / ms["together windows"],
+        "stream_100ms": clip / ms["together stream"],
+        **{f"{name}_clip_10s": ms[f"peer {name} 10 s"] / ms[f"{name} 10 s"] for name in THREE},
+        **{f"{name}_windows_1s": ms[f"peer {name} windows"] / ms[f"{name} windows"] for name in THREE},
+    }
+
+
+def float64_power(wave, frontend):
+    """(frames, bins) of windowed FFTs in float64."""
+    before = FrontendStream(frontend).lookback
+    padded = np.pad(wave.astype(float), (before, frontend.win_length))
+    frames = framed(padded, frontend.n_frames(len(wave)), frontend.win_length, frontend.hop_length)
+    return np.abs(np.fft.rfft(frames * filterbanks.hann(frontend.win_length), frontend.n_fft)) ** 2
+
+
+def references(wave):
+    """kind -> (front end, reference in dB or coefficients, its floor, frames to skip at either end)."""
+    import librosa
+
+    power = float64_power(wave, MEL)
+    mel = 10 * np.log10(np.maximum(power @ filterbanks.mel_weights(SR, 8192, 128, 0, SR / 2).T, 1e-10)).T
+    weights = filterbanks.gammatone_weights(SR, 8192, 128, 50, SR / 2) / 8192
+    cqt = librosa.cqt(
+        wave.astype(float), sr=SR, hop_length=HOP, fmin=32.703, n_bins=128, bins_per_octave=14, tuning=0, sparsity=0,
+        dtype=np.complex128,
+    )  # fmt: skip
+    return {
+        "mel": (MEL, mel, -100, 0),
+        "gammatone": (GAMMATONE, 20 * np.log10(np.maximum(np.sqrt(power) @ weights.T, 1e-6)).T, -120, 0),
+        "cqt": (CQT, 20 * np.log10(np.maximum(np.abs(cqt), 1e-5)), -100, 1 + FrontendStream(CQT).lookahead // HOP),
+        "stft": (STFT, 10 * np.log10(np.maximum(power, 1e-10)).T, -100, 0),
+        "mfcc": (MFCC, filterbanks.dct_matrix(20, 128) @ mel, None, 0),
+    }
+
+
+def errors(waves):
+    """-> kind -> (largest difference, the sound it is in, cells that differ by more than 0.01, cells judged)."""
+    found = {}
+    for name, wave in waves.items():
+        for kind, (frontend, reference, floor, skip) in references(wave).items():
+            inner = slice(skip, reference.shape[1] - skip)
+            ours, reference = spectrogram(wave, frontend)[:, inner], reference[:, inner]
+            differs = np.abs(ours - reference)
+            if floor is None:
+                differs = differs / np.abs(reference).max()
+            else:
+                differs = differs[(reference > reference.max(axis=0, initial=-999) - 80) & (reference > floor + 1)]
+            if not differs.size:
+                continue  # silence: nothing above the floor
+            worst, where, n_over, n = found.get(kind, (-1.0, "", 0, 0))
+            worst, where = max((worst, where), (float(differs.max()), name))
+            found[kind] = worst, where, n_over + int((differs > 0.01).sum()), n + differs.size
+    return found
+
+
+def rss_mb():
+    """Peak of a fresh process that imports runtime.frontend and builds the three plans."""
+    kib = subprocess.run([sys.executable, "-c", RSS], capture_output=True, text=True, check=True).stdout
+    return int(kib) / 1024
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.frontend", description=__doc__.split("  ")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
+    parser.add_argument("--clips", type=Path, default=Path("train/recordings"), help="folder of recordings to agree on")
+    args = parser.parse_args(argv)
+    ms = measure_speed(args.repeats)
+    found = errors(sounds(args.clips))
+    results = {
+        "speedup": speedups(ms),
+        "max_db_error": {kind: worst for kind, (worst, *_) in found.items()},
+        "cpu_ms": ms,
+        "table_bytes": {kind: table_bytes(frontend) for kind, frontend in THREE.items()},
+        "gammatone_table_bytes": {
+            str(tolerance): table_bytes(Frontend("gammatone", fmin=50.0, tolerance=tolerance))
+            for tolerance in (0.0, 1e-6, 1e-3, 1e-2)
+        },
+        "lookahead_s": {kind: FrontendStream(frontend).lookahead_s for kind, frontend in THREE.items()},
+        "rss_mb": {"import and plans": rss_mb(), "this process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024},
+    }  # fmt: skip
+    if args.json:
+        print(json.dumps(results))
+        return
+    print("CPU ms, medians\n" + "\n".join(f"  {name:24} {value:8.1f}" for name, value in ms.items()))
+    print("speedup\n" + "\n".join(f"  {name:24} {value:8.1f} x" for name, value in results["speedup"].items()))
+    print("largest difference, dB (mfcc: relative)")
+    for kind, (worst, name, n_over, n) in found.items():
+        print(f"  {kind:12} {worst:.6f} in {name}; above 0.01 in {n_over} of {n} cells")
+    for key in ("table_bytes", "gammatone_table_bytes", "lookahead_s", "rss_mb"):
+        print(f"{key}: " + ", ".join(f"{name} {value:.4g}" for name, value in results[key].items()))
+
+
+if __name__ == "__main__":
+    main()

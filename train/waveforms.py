@@ -1,0 +1,104 @@
+"""runtime.frontend in torch, for batches and on a GPU, from the same matrices: so that augmentation can work on waveforms.
+
+    spectrogram_of = BatchFrontend(MEL).to("cuda")
+    static = spectrogram_of(waves)  # (batch, samples) -> (batch, n_bands, frames)
+
+Equal to runtime.frontend within TOLERANCE_DB over the cells within 80 dB of their frame's maximum; MFCC within
+TOLERANCE_MFCC of its largest value. Train and test nets on runtime.frontend's numbers all the same: they are the device's.
+"""
+
+import torch
+
+from runtime import filterbanks
+from runtime.cqt import CqtPlan
+from runtime.spectrum import FLOOR_GAMMATONE, FLOOR_POWER
+
+TOLERANCE_DB = 0.01
+TOLERANCE_MFCC = 1e-4
+
+
+class BatchFrontend(torch.nn.Module):
+    """A runtime Frontend of any kind as a module without parameters; gradients flow back to the waveform."""
+
+    def __init__(self, frontend):
+        super().__init__()
+        self.frontend = frontend
+        if frontend.kind == "cqt":
+            self._build_cqt()
+        elif frontend.kind != "frames":
+            self._build_spectrum()
+
+    def _keep(self, name, array):
+        """As a buffer: it moves with .to() and is no part of a state dict."""
+        self.register_buffer(name, torch.as_tensor(array, dtype=torch.float32).contiguous(), persistent=False)
+
+    def _build_spectrum(self):
+        f = self.frontend
+        self._keep("window", filterbanks.hann(f.win_length))
+        if f.kind == "gammatone":
+            weights = filterbanks.gammatone_weights(f.sr, f.n_fft, f.n_bands, f.fmin, f.top_hz)
+            self._keep("weights", weights / f.n_fft)
+        elif f.kind in ("mel", "mfcc"):
+            n_mels = f.n_mels if f.kind == "mfcc" else f.n_bands
+            self._keep("weights", filterbanks.mel_weights(f.sr, f.n_fft, n_mels, f.fmin, f.top_hz, f.mel_scale))
+        if f.kind == "mfcc":
+            self._keep("dct", filterbanks.dct_matrix(f.n_bands, f.n_mels))
+
+    def _build_cqt(self):
+        plan = CqtPlan([self.frontend])
+        self.levels = [level for level, _ in plan.octaves]
+        for i, (_, kernels) in enumerate(plan.octaves):
+            self._keep(f"kernels{i}", kernels.T[:, None])  # (2 * bands, 1, samples)
+        self._keep("halving", filterbanks.halving_filter()[None, None])
+        self.first_samples = plan.first_samples
+
+    def forward(self, waves):
+        """(batch, samples) at frontend.sr -> (batch, n_bands, 1 + samples // hop_length), as runtime.frontend."""
+        f = self.frontend
+        if f.kind == "cqt":
+            return self._cqt(waves)
+        length = f.win_length
+        before = length // 2 if f.kind == "frames" else f.n_fft // 2 - (f.n_fft - length) // 2
+        padded = torch.nn.functional.pad(waves, (before, length))
+        frames = padded.unfold(1, length, f.hop_length)[:, : f.n_frames(waves.shape[1])]  # (batch, frames, length)
+        return (frames if f.kind == "frames" else self._bands(frames)).transpose(1, 2)
+
+    def _bands(self, frames):
+        f = self.frontend
+        spectra = torch.fft.rfft(frames * self.window, f.n_fft)
+        power = spectra.real**2 + spectra.imag**2
+        if f.kind == "gammatone":
+            bands = power.clamp(min=1e-30).sqrt() @ self.weights.T  # the clamp: sqrt has no slope at 0
+            return decibels(bands**2, FLOOR_GAMMATONE) if f.log else bands
+        if f.kind == "stft":
+            n_bins = f.n_fft // 2 // f.n_bands
+            bands = power[..., :-1].unflatten(-1, (f.n_bands, n_bins)).mean(-1) if n_bins else power
+        else:
+            bands = power @ self.weights.T
+        level = decibels(bands, FLOOR_POWER) if f.log else bands
+        return level @ self.dct.T if f.kind == "mfcc" else level
+
+    def _cqt(self, waves):
+        f, conv = self.frontend, torch.nn.functional.conv1d
+        n_frames, reach = f.n_frames(waves.shape[1]), self.halving.shape[2] // 2
+        longest = max(getattr(self, f"kernels{i}").shape[2] * 2**level for i, level in enumerate(self.levels))
+        signal, first, signals = torch.nn.functional.pad(waves, (0, longest))[:, None], 0, []
+        for lower in [*self.first_samples[1:], None]:
+            signals.append((signal, first))
+            if lower is not None:
+                padded = torch.nn.functional.pad(signal, (first - (2 * lower - reach), reach))
+                signal, first = conv(padded, self.halving, stride=2), lower
+        bands = []
+        for i, level in reversed(list(enumerate(self.levels))):
+            kernels, hop = getattr(self, f"kernels{i}"), f.hop_length >> level
+            signal, first = signals[level]
+            before = kernels.shape[2] // 2 + first  # frame 0 is centred on sample 0, which lies at -first
+            signal = torch.nn.functional.pad(signal, (before, kernels.shape[2]))
+            real, imag = conv(signal, kernels, stride=hop)[..., :n_frames].chunk(2, dim=1)
+            bands.append(real**2 + imag**2)
+        power = torch.cat(bands, dim=1)
+        return decibels(power, FLOOR_POWER) if f.log else power
+
+
+def decibels(power, floor):
+    return 10 * torch.log10(power.clamp(min=floor))
