@@ -10,8 +10,10 @@ from math import log2
 
 import numpy as np
 
+from runtime import filterbanks
 from runtime.bundle import Member
-from runtime.frontend import CqtPlan, Frontend, FrontendStream, _plan, spectrogram, table_bytes
+from runtime.cqt import CqtPlan
+from runtime.frontend import Frontend, FrontendStream, spectrogram, table_bytes
 
 # Cycles per floating-point operation in such loops, [low, high]: loads, stores and waiting included. From the cores'
 # instruction timings; a core without a floating-point unit calls a routine for each.
@@ -35,7 +37,7 @@ _BYTES = 4  # float32, as the runtime keeps samples and frames
 class FrontendCost:
     """One member's front end. flops: per second of audio. Bytes: constants, and what a stream keeps between frames.
 
-    table_bytes: as the Python runtime keeps them, dense float32. lean_bytes: as a microcontroller would: mel weights
+    table_bytes: as the Python runtime keeps them, float32. lean_bytes: as a microcontroller would: mel weights
     sparse, gammatone weights down to -60 dB in int8, one octave of CQT kernels in int16 for all octaves.
     """
 
@@ -60,7 +62,7 @@ def of_member(member: Member, measured: bool) -> FrontendCost:
     frontend = member.frontend
     stream = FrontendStream(frontend)
     frames = member.n_static * frontend.n_bands * _BYTES
-    work = (frontend.n_fft + 2) * _BYTES if frontend.kind != "cqt" else 0  # the spectrum, in place
+    work = (frontend.n_fft + 2) * _BYTES if frontend.kind not in ("cqt", "frames") else 0  # the spectrum, in place
     return FrontendCost(
         name=member.name,
         kind=frontend.kind,
@@ -75,33 +77,45 @@ def of_member(member: Member, measured: bool) -> FrontendCost:
 
 
 def _lean_bytes(frontend: Frontend) -> int:
-    plan = _plan(frontend)
-    if isinstance(plan, CqtPlan):
-        return max(kernels.size for _, kernels in plan.octaves) * 2 + plan._taps.size * 2
-    size = np.abs(plan.weights)
+    if frontend.kind == "cqt":
+        kernels = max(kernels.size for _, kernels in CqtPlan((frontend,)).octaves)
+        return (kernels + len(filterbanks.halving_filter())) * 2
+    weights = np.abs(_weights(frontend))
     half_window = frontend.win_length // 2 * 2  # int16, symmetric
-    if frontend.kind == "mel":
-        return int(np.count_nonzero(size)) * _BYTES + half_window
-    return int(np.count_nonzero(size > 1e-3 * size.max(axis=0))) + half_window
+    if frontend.kind == "gammatone":
+        return int(np.count_nonzero(weights > 1e-3 * weights.max(axis=1, keepdims=True))) + half_window
+    return int(np.count_nonzero(weights)) * _BYTES + half_window
+
+
+def _weights(frontend: Frontend) -> np.ndarray:
+    """(bands, 1 + n_fft // 2) that take a spectrum to bands; none for front ends without bands."""
+    f = frontend
+    if f.kind == "gammatone":
+        return filterbanks.gammatone_weights(f.sr, f.n_fft, f.n_bands, f.fmin, f.top_hz)
+    if f.kind in ("mel", "mfcc"):
+        n_mels = f.n_mels if f.kind == "mfcc" else f.n_bands
+        return filterbanks.mel_weights(f.sr, f.n_fft, n_mels, f.fmin, f.top_hz, f.mel_scale)
+    return np.zeros((0, 1 + f.n_fft // 2))
 
 
 def _flops_per_frame(frontend: Frontend) -> float:
-    plan = _plan(frontend)
+    if frontend.kind == "frames":
+        return 0.0
     logs = frontend.n_bands * _LOG_FLOPS
-    if isinstance(plan, CqtPlan):  # a product with a complex kernel per band, and its magnitude
-        return logs + sum(2.0 * kernels.size for _, kernels in plan.octaves) + 3 * frontend.n_bands
-    n = frontend.n_fft
-    bands = 2.0 * np.count_nonzero(np.abs(plan.weights) > 1e-7 * np.abs(plan.weights).max())
-    return logs + frontend.win_length + 2.5 * n * log2(n) + 1.5 * n + float(bands)
+    if frontend.kind == "cqt":  # a product with a complex kernel per band, and its magnitude
+        return logs + sum(2.0 * kernels.size for _, kernels in CqtPlan((frontend,)).octaves) + 3 * frontend.n_bands
+    n, weights = frontend.n_fft, np.abs(_weights(frontend))
+    bands = 2.0 * np.count_nonzero(weights > 1e-7 * weights.max(initial=0))
+    dct = 2.0 * frontend.n_bands * frontend.n_mels if frontend.kind == "mfcc" else 0.0
+    return logs + frontend.win_length + 2.5 * n * log2(n) + 1.5 * n + float(bands) + dct
 
 
 def _flops_per_sample(frontend: Frontend) -> float:
     """Halving the rate, octave by octave: each output sample is a product with the filter, half as many each time."""
-    plan = _plan(frontend)
-    if not isinstance(plan, CqtPlan):
+    if frontend.kind != "cqt":
         return 0.0
-    levels = max(level for level, _ in plan.octaves)
-    return sum(2.0 * len(plan._taps) / 2**level for level in range(1, levels + 1))
+    levels = max(level for level, _ in CqtPlan((frontend,)).octaves)
+    return sum(2.0 * len(filterbanks.halving_filter()) / 2**level for level in range(1, levels + 1))
 
 
 def _measured(frontend: Frontend) -> float:

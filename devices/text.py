@@ -117,7 +117,7 @@ def _notes(report: Report) -> list[str]:
 
 
 def _frontends(product: Report) -> list[list[Any]]:
-    head = ["front end", "Mflop per s of audio", "tables, dense", "tables, lean", "ring buffers", "measured ms per s"]
+    head = ["front end", "Mflop per s of audio", "tables", "tables, lean", "ring buffers", "measured ms per s"]
     rows = []
     for one in product["frontends"]:
         measured = "-" if one["measured_ms_per_s"] is None else f"{one['measured_ms_per_s']:.1f}"
