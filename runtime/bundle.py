@@ -24,7 +24,8 @@ FORMAT = 1
 BUNDLES = Path(__file__).parent / "bundles"
 DEFAULT = BUNDLES / "esc10"
 MAX_JSON_BYTES = MAX_GOLDEN_BYTES = 32 << 20
-CHECK_BOUND = 0.06  # probability: engines round some int8 logits a step or two apart (tflite-runtime: 0.018); a wrong file is far off
+# Of a probability: engines round some int8 logits a step or two apart (tflite-runtime: 0.018); a wrong file is far off.
+CHECK_BOUND = 0.06
 
 
 class BundleError(ValueError):
