@@ -177,9 +177,13 @@ def _arguments(argv):
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
-    parser.add_argument("--runs", type=Path, default=Path("runs/cnn7"), help="where the three trainings are kept")
+    parser.add_argument(
+        "--runs", type=Path, help="where the three trainings are kept (default: runs/, as --out is called)"
+    )
     parser.add_argument("--out", type=Path, default=Path("bundles/cnn7"), help="bundle to write (default bundles/cnn7)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.runs = args.runs or Path("runs") / args.out.name
+    return args
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from export import int8
 from export.graph import graph_of, macs
 from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
-from train.cnn7 import CNN7, N_PLANES, WIDTHS_CR, WIDTHS_FULL, WIDTHS_WIDE
+from train.cnn7 import CNN7, N_PLANES, WIDTHS_CR, WIDTHS_DEPLOYED, WIDTHS_FULL, WIDTHS_WIDE
 
 MAX_BYTES = 2**30
 UNITS = {"": 1, "b": 1, "kb": 1024, "kib": 1024, "mb": 1024**2, "mib": 1024**2}
@@ -27,6 +27,7 @@ NETS = {  # name: widths, decomposed, KB at 32 bit as published in P3
     "CNN-7 CR+DC": (WIDTHS_CR, True, 42.6),
     "wide DC": (WIDTHS_WIDE, True, None),
     "full DC": (WIDTHS_FULL, True, None),
+    "deployed": (WIDTHS_DEPLOYED, True, None),
 }
 COLUMNS = {  # key of `size_row`: (heading, what it counts)
     "paper": ("P3", "parameters as P3 counts: convolutions, gamma and beta of the BN in front of each, FC weights"),
@@ -138,7 +139,7 @@ def _cell(value) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The size of CNN-7 and its shrunken forms, by every convention.")
+    parser = argparse.ArgumentParser(prog="python -m compress.size", description=__doc__.split("  ")[0])
     parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
     arguments = parser.parse_args()
     rows = [size_row(name) for name in NETS]

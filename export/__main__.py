@@ -26,7 +26,12 @@ def calibration_patches(run: Run, clips: list, cache: Path = CACHE) -> np.ndarra
 
 def export(runs: list[Run], folder: Path, data: Path, fold: int | None, *, quantized: bool = True, cache: Path = CACHE):
     """Calibrate on the clips that the runs trained on, keep one of the others as the golden window, write the bundle."""
-    train_clips, test_clips = split(load_dataset(data), fold)
+    dataset = load_dataset(data)
+    if dataset.labels != runs[0].labels:
+        raise ValueError(
+            f"{data} has other classes ({', '.join(dataset.labels)[:80]}) than the run: name its recordings with --data"
+        )
+    train_clips, test_clips = split(dataset, fold)
     sr = runs[0].frontend.sr
     golden = load_wave((test_clips or train_clips)[0].path, sr)[: 5 * sr]
     calibration = [calibration_patches(run, train_clips, cache) for run in runs]
@@ -41,7 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     numbers.add_argument("--int8", action="store_true", help="int8 files (default)")
     numbers.add_argument("--float", action="store_true", help="float32 files, for full-size nets of any block order")
     parser.add_argument(
-        "--data", type=Path, default=RECORDINGS, help="recordings to calibrate on (default: the shipped ones)"
+        "--data",
+        type=Path,
+        default=RECORDINGS,
+        help="what the runs were trained on, to calibrate (default: the shipped ones)",
     )
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     args = parser.parse_args(argv)

@@ -140,7 +140,8 @@ def _write_json(folder: Path, runs: list[Run], members: list[dict[str, Any]], qu
 
 
 def _report(folder: Path, name: str) -> str:
-    return f"# {name}\n\nMade by `python -m devices.report`.\n\n```\n{report_text(report_dict(folder))}\n```\n"
+    text = report_text(report_dict(folder) | {"name": name})  # the folder has its final name only later
+    return f"# {name}\n\nMade by `python -m devices.report`.\n\n```\n{text}\n```\n"
 
 
 def _replace(partial: Path, folder: Path) -> None:

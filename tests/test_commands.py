@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from export import parity
@@ -37,10 +38,21 @@ def runs_on_disk(small_runs, tmp_path_factory):
     return [folder / run_.frontend.kind for run_ in small_runs]
 
 
+@pytest.fixture(scope="module")
+def four_classes(small_runs, tmp_path_factory):
+    """Recordings of the classes of small_runs, a folder each."""
+    root = tmp_path_factory.mktemp("four")
+    for i, label in enumerate(small_runs[0].labels):
+        (root / label).mkdir()
+        for k in range(2):
+            soundfile.write(root / label / f"{k}.wav", noise(2, seed=10 * i + k), SR)
+    return root
+
+
 @pytest.mark.parametrize("numbers", ["--int8", "--float"])
-def test_export_as_typed(runs_on_disk, sounds, cache, tmp_path, numbers):
+def test_export_as_typed(runs_on_disk, four_classes, cache, tmp_path, numbers):
     out = tmp_path / "bundle"
-    result = run("export", *runs_on_disk, "--to", out, numbers, "--data", sounds, "--cache", cache)
+    result = run("export", *runs_on_disk, "--to", out, numbers, "--data", four_classes, "--cache", cache)
     assert result.returncode == 0, result.stderr
     wave = noise(5)
     p = {fmt: Bundle.load(out, fmt).predict(wave, SR) for fmt in ("tflite", "onnx")}
@@ -82,10 +94,13 @@ def test_no_bundle_over_a_folder_that_is_none(small_runs, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_runs_that_do_not_belong_together_are_refused(runs_on_disk, sounds, cache, tmp_path):
-    result = run("export", runs_on_disk[0], runs_on_disk[0], "--to", tmp_path / "b", "--data", sounds, "--cache", cache)
+def test_runs_that_do_not_belong_together_are_refused(runs_on_disk, four_classes, sounds, cache, tmp_path):
+    mel, to, kept = runs_on_disk[0], tmp_path / "b", ["--cache", cache]
+    result = run("export", mel, mel, "--to", to, "--data", four_classes, *kept)
     assert result.returncode == 1 and "same spectrogram" in result.stderr
-    result = run("export", tmp_path, "--to", tmp_path / "b", "--data", sounds, "--cache", cache)
+    result = run("export", mel, "--to", to, "--data", sounds, *kept)
+    assert result.returncode == 1 and "other classes (hum, pulses)" in result.stderr
+    result = run("export", tmp_path, "--to", to, "--data", sounds, *kept)
     assert result.returncode == 1 and "not a finished training run" in result.stderr
     assert not (tmp_path / "b").exists()
 

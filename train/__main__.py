@@ -43,7 +43,8 @@ def main(argv=None):
         print(scores.text(run.meta["scores"]["last"]))
         best = run.meta["scores"]["best_on_test_fold"]
         print(f"best epoch {best['epoch']}: {best['accuracy']:.1%} (chosen on the test fold, so too high an estimate)")
-    print(f"made {folder}/model.safetensors\nnext: python -m export {folder} --to BUNDLE")
+    numbers = " --float" if run.model.kwargs.get("order") == "paper" else ""  # the paper's order has no int8 form
+    print(f"made {folder}/model.safetensors\nnext: python -m export {folder} --data {args.data} --to BUNDLE{numbers}")
 
 
 def _arguments(argv):
