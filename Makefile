@@ -1,7 +1,7 @@
 # make demo: from nothing to a classifier inside 128 KB and its first decisions. make test: lint, types, tests.
 PYTHON ?= python3
 BIN := .venv/bin
-HELD_OUT := train/recordings/audio/4-182395-A-0.ogg
+HELD_OUT := train/recordings/audio/4-185575-A-20.ogg
 
 .PHONY: demo test check-all check-runtimes check-hostile clean
 

@@ -137,7 +137,9 @@ def _sndfile_chunks(path: Path, n_frames: int) -> Iterator[np.ndarray]:
 
 
 def to_mono(wave: np.ndarray) -> np.ndarray:
-    """(samples,) or (samples, channels) -> (samples,) float32, the channels' mean."""
+    """(samples,) or (samples, channels) -> (samples,) float32, the channels' mean. Raises AudioError for other shapes."""
+    if wave.ndim not in (1, 2) or (wave.ndim == 2 and not 1 <= wave.shape[1] <= MAX_CHANNELS):
+        raise AudioError(f"sound of shape {wave.shape}: give (samples,) or (samples, channels)")
     return wave if wave.ndim == 1 else wave[:, 0] if wave.shape[1] == 1 else wave.mean(1, dtype=np.float32)
 
 
@@ -145,9 +147,13 @@ def sanitize(block: np.ndarray) -> tuple[np.ndarray, int]:
     """(samples,) -> the same as float32 with NaN and infinities 0 and the rest within +-LIMIT, and how many changed.
 
     Only broken values are touched: a float recording may well exceed full scale. Do it before resampling: one NaN
-    stays in a filter's state for ever.
+    stays in a filter's state for ever. Raises AudioError for anything but floats: whole numbers have another full scale.
     """
     block = np.asarray(block)
+    if block.dtype.kind != "f":
+        raise AudioError(
+            f"samples of type {block.dtype}: give floats of full scale 1 (16-bit samples: divide by 32768)"
+        )
     if np.abs(block).max(initial=0) <= LIMIT:  # False for NaN
         return block.astype(np.float32, copy=False), 0
     is_bad = ~(np.abs(block) <= LIMIT)

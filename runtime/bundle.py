@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -234,9 +235,11 @@ def _read_golden(path: Path, labels: tuple[str, ...], names: list[str]) -> dict[
                 raise BundleError(f"{path} unpacks to more than {MAX_GOLDEN_BYTES >> 20} MB")
         with np.load(path, allow_pickle=False) as file:
             golden = {key: file[key] for key in ("samples", "p", *(f"p_{name}" for name in names))}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
         raise BundleError(f"{path} is damaged ({error}): copy the bundle again") from error
-    if golden["samples"].ndim != 1 or not len(golden["samples"]) or golden["p"].shape != (len(labels),):
+    samples = golden["samples"]
+    fits = all(p.shape == (len(labels),) for name, p in golden.items() if name != "samples")
+    if not fits or samples.ndim != 1 or not len(samples) or any(a.dtype.kind != "f" for a in golden.values()):
         raise BundleError(f"{path} does not belong to this bundle")
     return golden
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 Model = Callable[[np.ndarray], np.ndarray]
+MAX_THREADS = 256
 _PACKAGES = {"tflite": ("ai_edge_litert", "tflite_runtime"), "onnx": ("onnxruntime",)}
 
 
@@ -41,6 +42,8 @@ def open_model(path: str | Path, threads: int = 1) -> Model:
     suffix = Path(path).suffix
     if suffix not in (".tflite", ".onnx"):
         raise ValueError(f"{path}: a model file ends in .tflite or .onnx")
+    if not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads {threads}: choose 1 to {MAX_THREADS}")
     choose(suffix[1:])
     return _TfliteModel(path, threads) if suffix == ".tflite" else _OnnxModel(path, threads)
 

@@ -179,17 +179,18 @@ def main(argv: list[str] | None = None) -> int:
     stream = Stream(bundle, args.window, args.hop)
     if not args.jsonl:
         print(_greeting(bundle, source.sr), file=sys.stderr)
-    n = 0
+    n, stopped = 0, False
     try:
         for decision in decisions(source, stream):
             n += 1
             print(decision.to_json() if args.jsonl else _line(decision), flush=True)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-    if not n and args.wav:
+        stopped = True
+    if not n and not stopped and args.wav:
         print((_whole_clip(bundle, args.wav)).to_json() if args.jsonl else _line(_whole_clip(bundle, args.wav)))
         print(f"{args.wav} is shorter than one patch: looped, one decision for the whole of it", file=sys.stderr)
-    elif not n:
+    elif not n and not stopped:
         print(f"no decision: the first one takes {_first_s(bundle):.1f} s of sound", file=sys.stderr)
     faults = {
         "NaN, infinite or absurd samples": stream.n_bad,

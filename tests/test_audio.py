@@ -245,3 +245,16 @@ def test_microphone_without_portaudio(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [NoLibrary(), *sys.meta_path])
     with pytest.raises(AudioError, match="libportaudio2"):
         microphone()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "uint8", "bool", "complex64", "U3"])
+def test_samples_that_are_no_floats_are_refused(dtype):
+    """Their full scale is another one: taken as they are they would be heard 32768 times too loud."""
+    with pytest.raises(audio.AudioError, match="give floats"):
+        audio.sanitize(np.ones(100, dtype))
+
+
+@pytest.mark.parametrize("shape", [(2, 44100), (100, 0), (4, 4, 4), ()])
+def test_sound_of_odd_shapes_is_refused(shape):
+    with pytest.raises(audio.AudioError, match="give \\(samples,\\) or"):
+        audio.to_mono(np.zeros(shape, np.float32))

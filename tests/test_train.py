@@ -257,3 +257,36 @@ def test_spectrogram_pictures(sounds, small_bundle, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     short = run("train.spectrograms", clips[0], "--plot", tmp_path / "no.png", "--bundle", small_bundle)
     assert short.returncode == 1 and "too short for a decision" in short.stderr and not (tmp_path / "no.png").exists()
+
+
+def test_a_flat_clip_can_be_cropped():
+    """The mean of equal numbers can be rounded above them."""
+    flat = torch.full((8, 140), -33.3)
+    flat[0] = -0.1
+    for n in range(100, 140):
+        assert augment.random_crops([flat[:, :n]], 90).shape == (1, 8, 90)
+
+
+@pytest.mark.parametrize(
+    "option, value", [("--epochs", 0), ("--batch-size", 0), ("--lr", "nan"), ("--seed", 2**40), ("--mixup", -1),
+                      ("--stride", 0), ("--patch-frames", 1), ("--threads", 0)],
+)  # fmt: skip
+def test_senseless_arguments_train_nothing(sounds, cache, tmp_path, option, value, capsys):
+    from train.__main__ import main
+
+    args = ["cnn7", "--frontend", "mel", "--data", str(sounds), "--cache", str(cache), "--out", str(tmp_path / "o")]
+    with pytest.raises(ValueError, match="choose"):
+        main([*args, option, str(value)])
+    assert not (tmp_path / "o").exists()
+
+
+def test_damaged_caches_and_checkpoints(sounds, cache, tmp_path):
+    clips = load_dataset(sounds).clips[:1]
+    first = features.features(clips, MEL, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"")
+    assert np.array_equal(features.features(clips, MEL, tmp_path)[0], first[0])  # computed again
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"half")
+    result = run(*command(sounds, cache, tmp_path / "run", epochs=1))
+    assert result.returncode == 1 and "delete it to start anew" in result.stderr

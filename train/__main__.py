@@ -34,6 +34,8 @@ def main(argv=None):
         epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, mixup_alpha=args.mixup, seed=args.seed,
         distill=args.distill,
     )  # fmt: skip
+    if not 1 <= args.threads <= 256:
+        raise ValueError(f"threads {args.threads}: choose 1 to 256")
     torch.set_num_threads(args.threads)
     run, _ = train(
         args.model, SHAPES[args.shape], frontend, patch, args.data, args.fold, recipe, folder,

@@ -14,7 +14,8 @@ def random_crops(statics, n_static):
 
 def _crop_with_sound(static, n_static):
     level = static.mean(0)  # dB
-    loud = torch.nonzero(level >= level.mean())[:, 0]
+    # a flat clip's mean can be rounded above all of its frames
+    loud = torch.nonzero(level >= torch.minimum(level.mean(), level.max()))[:, 0]
     frame = int(loud[torch.randint(len(loud), ())])
     first, last = max(0, frame - n_static + 1), min(frame, static.shape[1] - n_static)
     start = int(torch.randint(first, last + 1, ()))

@@ -27,6 +27,12 @@ class PatchShape:
     n_frames: int = 128
     stride: int = 32
 
+    def __post_init__(self):
+        if not 8 <= self.n_frames <= 4096 or not 1 <= self.stride <= 4096:
+            raise ValueError(
+                f"patches of {self.n_frames} frames every {self.stride}: choose 8 to 4096, every 1 to 4096"
+            )
+
     @property
     def n_static(self):
         """Static frames that one patch needs."""
@@ -40,16 +46,26 @@ def features(clips, frontend, cache=CACHE):
     started, n_new, out = time.monotonic(), 0, []
     for i, clip in enumerate(clips, 1):
         path = cache / f"{_key(clip.path, frontend)}.npy"
-        if not path.exists():
+        static = _load(path)
+        if static is None:
             n_new += 1
-            _save(path, spectrogram(load_wave(clip.path, frontend.sr), frontend))
+            static = spectrogram(load_wave(clip.path, frontend.sr), frontend)
+            _save(path, static)
             if n_new % 20 == 0 or i == len(clips):
                 took = time.monotonic() - started
                 print(f"\r{frontend.kind} features {i}/{len(clips)}  {took:.0f} s", end="", file=sys.stderr, flush=True)
-        out.append(np.load(path, allow_pickle=False))
+        out.append(static)
     if n_new:
         print(file=sys.stderr)
     return out
+
+
+def _load(path):
+    """A cached array; None where there is none, or a damaged one."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _key(path, frontend):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 
 from runtime.frontend import deltas, patches
@@ -34,6 +35,23 @@ class Recipe:
     temperature: float = 2.0
     seed: int = 0
 
+    def __post_init__(self):
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN too
+                raise ValueError(f"{name} {value}: choose {low} to {high}")
+
+
+RANGES = {
+    "epochs": (1, 100_000),
+    "batch_size": (2, 4096),
+    "lr": (1e-8, 1.0),
+    "mixup_alpha": (0, 100),
+    "distill": (0, 1),
+    "temperature": (0.01, 100),
+    "seed": (0, 2**31 - 1),
+}
+
 
 def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, say=print):
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
@@ -56,6 +74,8 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
         torch.manual_seed(recipe.seed * 100_003 + epoch)
         lr = _set_lr(optimizer, recipe, epoch)
         loss = _epoch(run, data, targets, recipe, optimizer, teacher)
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
         row = {"epoch": epoch + 1, "loss": loss, "lr": lr}
         if evaluate and (epoch + 1 == recipe.epochs or (epoch + 1) % max(1, recipe.epochs // 10) == 0):
             row["accuracy"] = evaluate(history)
@@ -120,12 +140,15 @@ def _resume(path, model, optimizer, identity):
     """Load the checkpoint, if there is one of the same identity. -> its history, or []."""
     if not path.exists():
         return []
-    with safe_open(path, "pt") as file:
-        header = file.metadata()
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it to start anew") from error
     if header.get("identity") != identity:
         print(f"{path} is of another recipe or other data: starting anew", file=sys.stderr)
         return []
-    tensors = load_file(path)
     model.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
     state = {}
     for key, value in tensors.items():

@@ -65,7 +65,7 @@ def load_run(folder, weights="model.safetensors"):
         tensors = load_file(weights_path)
         model.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
         mean, std = tensors["normalise.mean"].numpy(), tensors["normalise.std"].numpy()
-    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{folder}: {meta_path.name} or {weights_path.name} is damaged: {error}") from error
     return Run(name, model.eval(), frontend, patch, labels, mean, std, meta)
 
