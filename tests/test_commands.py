@@ -120,7 +120,7 @@ def test_compress_from_recordings_to_bundle(sounds, cache, tmp_path):
 
 
 def test_every_fold_held_out_once(sounds, cache, tmp_path):
-    """Accuracy is that of all clips together; a fold that is done is not trained again."""
+    """Accuracy is that of all clips together."""
     args = ["--budget", "48kb", "--data", sounds, "--epochs", 1, "--runs", tmp_path, "--cache", cache]
     result = run("compress.folds", *args)
     assert result.returncode == 0, result.stderr
@@ -128,11 +128,6 @@ def test_every_fold_held_out_once(sounds, cache, tmp_path):
     halves = [json.loads((tmp_path / f"fold{k}" / "evaluation.json").read_text()) for k in (1, 2)]
     hits = [np.trace(half["PROD"]["onnx"]["confusion"]) for half in halves]
     assert rows["PROD"]["onnx"]["n"] == 16 and rows["PROD"]["onnx"]["accuracy"] == sum(hits) / 16
-    again = run("compress.folds", *args, "--score-on", sounds)
-    assert (
-        "epoch 1/1" not in again.stdout
-        and (tmp_path / "scored-on.json").read_text() == json.dumps(rows, indent=1) + "\n"
-    )
 
 
 @pytest.mark.parametrize(
