@@ -10,6 +10,8 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from compress import cnn7
 from runtime.frontend import PRESETS
 from train.data import RECORDINGS, load_dataset, split
@@ -29,12 +31,9 @@ def pooled(tables):
 def _pool(scores):
     n = sum(s["n"] for s in scores)
     mean = {key: sum(s[key] * s["n"] for s in scores) / n for key in ("accuracy", "log_loss")}
-    hits = {label: [] for label in scores[0]["per_class"]}
-    for s in scores:
-        for row, (label, share) in zip(s["confusion"], s["per_class"].items()):
-            hits[label].append((share or 0.0, sum(row)))
-    per_class = {label: sum(h * k for h, k in pairs) / sum(k for _, k in pairs) for label, pairs in hits.items()}
-    return {**mean, "n": n, "per_class": per_class}
+    confusion = np.sum([s["confusion"] for s in scores], axis=0)  # rows: truth
+    hits = zip(scores[0]["per_class"], confusion.diagonal(), confusion.sum(axis=1))
+    return {**mean, "n": n, "per_class": {label: float(hit / of) for label, hit, of in hits if of}}
 
 
 def interval(accuracy, n):

@@ -14,6 +14,7 @@ from runtime import filterbanks
 from runtime.bundle import Member
 from runtime.cqt import CqtPlan
 from runtime.frontend import Frontend, FrontendStream, spectrogram, table_bytes
+from runtime.spectrum import band_weights
 
 # Cycles per floating-point operation in such loops, [low, high]: loads, stores and waiting included. From the cores'
 # instruction timings; a core without a floating-point unit calls a routine for each.
@@ -80,7 +81,7 @@ def _lean_bytes(frontend: Frontend) -> int:
     if frontend.kind == "cqt":
         kernels = max(kernels.size for _, kernels in CqtPlan((frontend,)).octaves)
         return (kernels + len(filterbanks.halving_filter())) * 2
-    weights = np.abs(_weights(frontend))
+    weights = _weights(frontend)
     half_window = frontend.win_length // 2 * 2  # int16, symmetric
     if frontend.kind == "gammatone":
         return int(np.count_nonzero(weights > 1e-3 * weights.max(axis=1, keepdims=True))) + half_window
@@ -88,14 +89,8 @@ def _lean_bytes(frontend: Frontend) -> int:
 
 
 def _weights(frontend: Frontend) -> np.ndarray:
-    """(bands, 1 + n_fft // 2) that take a spectrum to bands; none for front ends without bands."""
-    f = frontend
-    if f.kind == "gammatone":
-        return filterbanks.gammatone_weights(f.sr, f.n_fft, f.n_bands, f.fmin, f.top_hz)
-    if f.kind in ("mel", "mfcc"):
-        n_mels = f.n_mels if f.kind == "mfcc" else f.n_bands
-        return filterbanks.mel_weights(f.sr, f.n_fft, n_mels, f.fmin, f.top_hz, f.mel_scale)
-    return np.zeros((0, 1 + f.n_fft // 2))
+    """(bands, bins) that a spectrum is multiplied with; none for stft and frames."""
+    return np.zeros((0, 1)) if frontend.kind in ("stft", "frames") else np.abs(band_weights(frontend))
 
 
 def _flops_per_frame(frontend: Frontend) -> float:
@@ -104,7 +99,7 @@ def _flops_per_frame(frontend: Frontend) -> float:
     logs = frontend.n_bands * _LOG_FLOPS
     if frontend.kind == "cqt":  # a product with a complex kernel per band, and its magnitude
         return logs + sum(2.0 * kernels.size for _, kernels in CqtPlan((frontend,)).octaves) + 3 * frontend.n_bands
-    n, weights = frontend.n_fft, np.abs(_weights(frontend))
+    n, weights = frontend.n_fft, _weights(frontend)
     bands = 2.0 * np.count_nonzero(weights > 1e-7 * weights.max(initial=0))
     dct = 2.0 * frontend.n_bands * frontend.n_mels if frontend.kind == "mfcc" else 0.0
     return logs + frontend.win_length + 2.5 * n * log2(n) + 1.5 * n + float(bands) + dct

@@ -83,19 +83,25 @@ class _Head:
         return level if self._dct is None else level @ self._dct
 
 
+def band_weights(frontend: "Frontend") -> np.ndarray:
+    """-> (bands, 1 + n_fft // 2): a power spectrum to mel bands (for mfcc its n_mels), or a magnitude one to gammatone's.
+
+    Raises ValueError for a kind that has no such weights.
+    """
+    f = frontend
+    if f.kind == "gammatone":
+        return filterbanks.gammatone_weights(f.sr, f.n_fft, f.n_bands, f.fmin, f.top_hz) / f.n_fft
+    if f.kind not in ("mel", "mfcc"):
+        raise ValueError(f"{f.kind} has no band weights")
+    n_mels = f.n_mels if f.kind == "mfcc" else f.n_bands
+    return filterbanks.mel_weights(f.sr, f.n_fft, n_mels, f.fmin, f.top_hz, f.mel_scale)
+
+
 def _bands(frontend: "Frontend") -> "BandProduct | SmoothProduct | BinMeans":
     if frontend.kind == "stft":
         return BinMeans(frontend.n_fft // 2 // frontend.n_bands)
-    if frontend.kind == "gammatone":
-        weights = filterbanks.gammatone_weights(
-            frontend.sr, frontend.n_fft, frontend.n_bands, frontend.fmin, frontend.top_hz
-        )
-        return SmoothProduct(weights / frontend.n_fft, frontend.tolerance)
-    n_mels = frontend.n_mels if frontend.kind == "mfcc" else frontend.n_bands
-    scale = frontend.mel_scale
-    return BandProduct(
-        filterbanks.mel_weights(frontend.sr, frontend.n_fft, n_mels, frontend.fmin, frontend.top_hz, scale)
-    )
+    weights = band_weights(frontend)
+    return SmoothProduct(weights, frontend.tolerance) if frontend.kind == "gammatone" else BandProduct(weights)
 
 
 class BinMeans:

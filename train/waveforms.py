@@ -11,7 +11,7 @@ import torch
 
 from runtime import filterbanks
 from runtime.cqt import CqtPlan
-from runtime.spectrum import FLOOR_GAMMATONE, FLOOR_POWER
+from runtime.spectrum import FLOOR_GAMMATONE, FLOOR_POWER, band_weights
 
 TOLERANCE_DB = 0.01
 TOLERANCE_MFCC = 1e-4
@@ -35,12 +35,8 @@ class BatchFrontend(torch.nn.Module):
     def _build_spectrum(self):
         f = self.frontend
         self._keep("window", filterbanks.hann(f.win_length))
-        if f.kind == "gammatone":
-            weights = filterbanks.gammatone_weights(f.sr, f.n_fft, f.n_bands, f.fmin, f.top_hz)
-            self._keep("weights", weights / f.n_fft)
-        elif f.kind in ("mel", "mfcc"):
-            n_mels = f.n_mels if f.kind == "mfcc" else f.n_bands
-            self._keep("weights", filterbanks.mel_weights(f.sr, f.n_fft, n_mels, f.fmin, f.top_hz, f.mel_scale))
+        if f.kind != "stft":
+            self._keep("weights", band_weights(f))
         if f.kind == "mfcc":
             self._keep("dct", filterbanks.dct_matrix(f.n_bands, f.n_mels))
 
