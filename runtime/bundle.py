@@ -13,6 +13,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from runtime import audio, engine, fusion
 from runtime.frontend import DELTA_FRAMES, Frontend, FrontendStream, deltas, patches, spectrogram
+from runtime.rules import Rules
 
 FORMAT = 1
 BUNDLES = Path(__file__).parent / "bundles"
@@ -59,6 +61,11 @@ class Member:
         """The shortest recording that holds a patch; predict() loops a shorter one."""
         return (self.n_static - 1) * self.frontend.hop_length
 
+    @cached_property
+    def lookahead(self) -> int:
+        """Samples behind a frame's centre that it depends on."""
+        return FrontendStream(self.frontend).lookahead
+
     @property
     def stride_samples(self) -> int:
         return self.stride * self.frontend.hop_length
@@ -66,7 +73,7 @@ class Member:
     def patch_end(self, index: int | np.ndarray) -> Any:
         """Samples that must have been heard before patch `index` is complete, look-ahead of its last frame included."""
         last_frame = index * self.stride + self.n_static - 1
-        return last_frame * self.frontend.hop_length + FrontendStream(self.frontend).lookahead + 1
+        return last_frame * self.frontend.hop_length + self.lookahead + 1
 
     def path(self, fmt: str) -> Path:
         return self.folder / self.files[fmt]["file"]
@@ -111,6 +118,7 @@ class Bundle:
     fuse: str
     members: list[Member]
     provenance: dict[str, Any]
+    rules: Rules
     format: str  # of the model files in use: "tflite" or "onnx"
 
     @classmethod
@@ -149,7 +157,10 @@ class Bundle:
             raise ValueError("two members have one name")
         window_s, hop_s = (_positive(values[key], key) for key in ("window_s", "hop_s"))
         sr = members[0].frontend.sr  # equal, and an int
-        return cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, values["provenance"], fmt)
+        rules = Rules.from_json(values["rules"], labels) if "rules" in values else Rules.default(labels)
+        return cls(
+            folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, values["provenance"], rules, fmt
+        )
 
     def fused(self, member_log_p: list[np.ndarray]) -> np.ndarray:
         """One (classes,) log probability per member -> (classes,) fused."""

@@ -1,13 +1,6 @@
-"""Live decisions.  python -m runtime.stream --mic | --wav FILE | --stdin
-
-A patch is a net's input: 128 frames on an absolute grid. The decision at time t fuses the patches that were complete in
-the window (t - window, t]: a patch may reach back before the window, never past t. Until the first one is complete there
-is no decision.
-"""
+"""Live decisions.  python -m runtime.stream --mic | --wav FILE | --stdin"""
 
 import argparse
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -15,150 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime import audio, fusion
-from runtime.bundle import DEFAULT, Bundle, Member
-from runtime.frontend import FrontendStream, spectrogram
+from runtime import audio
+from runtime.bundle import DEFAULT, Bundle
+from runtime.decide import Decision, Stream, offline, whole_clip
 
-MIN_WINDOW_S, MAX_WINDOW_S = 1.0, 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """What was heard between start_s and end_s. `scores`: label -> fused probability; `members`: name -> (label, p)."""
-
-    start_s: float
-    end_s: float
-    label: str
-    p: float
-    scores: dict[str, float]
-    members: dict[str, tuple[str, float]]
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        values = dataclasses.asdict(self)
-        values["members"] = {name: {"label": label, "p": round(p, 6)} for name, (label, p) in self.members.items()}
-        values["scores"] = {label: round(p, 6) for label, p in self.scores.items()}
-        return json.dumps(values | {"p": round(self.p, 6)})
-
-
-class Stream:
-    """Samples in, one fused decision every hop_s seconds out. Times count from the first sample fed.
-
-    window_s 1..10 and at least a member's stride between patches; both default to the bundle's own. Raises ValueError.
-    """
-
-    def __init__(self, bundle: Bundle, window_s: float | None = None, hop_s: float | None = None) -> None:
-        self.bundle = bundle
-        self.window, self.hop = _window_samples(bundle, window_s, hop_s)
-        self.n_bad = 0  # NaN and infinite samples, replaced by silence
-        self._members = [_MemberStream(member) for member in bundle.members]
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything: the next sample is at 0 s."""
-        self.n_samples = self._decided = 0
-        for member in self._members:
-            member.reset()
-
-    def feed(self, samples: np.ndarray) -> list[Decision]:
-        """(any,) mono float32 at bundle.sr -> the decisions that fell due."""
-        samples, n_bad = audio.sanitize(samples)
-        self.n_bad += n_bad
-        decisions = []
-        while len(samples):
-            # Stop at every due time: patches that end later must not be dropped from a window that is still open.
-            due = self._decided + self.hop
-            now, samples = samples[: due - self.n_samples], samples[due - self.n_samples :]
-            self.n_samples += len(now)
-            for member in self._members:
-                member.feed(now)
-            if self.n_samples == due:
-                decisions += self._decide(due)
-        return decisions
-
-    def flush(self) -> list[Decision]:
-        """-> the decision for the rest of a recording that ended between two hops, if there is one; then starts anew."""
-        decisions = self._decide(self.n_samples) if self.n_samples > self._decided else []
-        self.reset()
-        return decisions
-
-    def _decide(self, end: int) -> list[Decision]:
-        self._decided = end
-        log_p = [member.window(end - self.window, end) for member in self._members]
-        return _decision(self.bundle, log_p, end - self.window, end)
-
-
-class _MemberStream:
-    """One member's frames, patches and log probabilities, no more of each than a window needs."""
-
-    def __init__(self, member: Member) -> None:
-        self._member, self._frontend = member, FrontendStream(member.frontend)
-        self.reset()
-
-    def reset(self) -> None:
-        self._frontend.reset()
-        self._static = np.zeros((self._member.frontend.n_bands, 0), np.float32)  # from the next patch's first frame on
-        self._n_patches = 0
-        self._ends: list[int] = []
-        self._log_p: list[np.ndarray] = []
-
-    def feed(self, samples: np.ndarray) -> None:
-        member = self._member
-        self._static = np.concatenate([self._static, self._frontend.feed(samples)], axis=1)
-        while self._static.shape[1] >= member.n_static:
-            patch = member.patches(self._static[:, : member.n_static])
-            self._ends.append(member.patch_end(self._n_patches))
-            self._log_p.append(member.log_p(patch)[0])
-            self._static = self._static[:, member.stride :]
-            self._n_patches += 1
-
-    def window(self, start: int, end: int) -> np.ndarray:
-        """-> (n, classes) of the patches that ended in (start, end]; forgets those that ended before."""
-        while self._ends and self._ends[0] <= start:
-            del self._ends[0], self._log_p[0]
-        return np.array([p for at, p in zip(self._ends, self._log_p) if at <= end])
-
-
-def offline(
-    bundle: Bundle, wave: np.ndarray, window_s: float | None = None, hop_s: float | None = None
-) -> list[Decision]:
-    """A whole recording, (samples,) mono at bundle.sr -> the decisions that a Stream gives: the definition, in one piece."""
-    window, hop = _window_samples(bundle, window_s, hop_s)
-    members = []
-    for member in bundle.members:
-        log_p = member.log_p(member.patches(spectrogram(wave, member.frontend)))
-        members.append((member.patch_end(np.arange(len(log_p))), log_p))
-    decisions = []
-    for end in [*range(hop, len(wave), hop), len(wave)]:
-        chosen = [log_p[(ends > end - window) & (ends <= end)] for ends, log_p in members]
-        decisions += _decision(bundle, chosen, end - window, end)
-    return decisions
-
-
-def _decision(bundle: Bundle, log_p: list[np.ndarray], start: int, end: int) -> list[Decision]:
-    """Per member (patches, classes) -> one decision, or none while a member has no complete patch."""
-    if not all(len(p) for p in log_p):
-        return []
-    means = [fusion.mean(p) for p in log_p]
-    fused = np.exp(bundle.fused(means))
-    best = int(fused.argmax())
-    opinions = {m.name: (bundle.labels[int(p.argmax())], float(np.exp(p.max()))) for m, p in zip(bundle.members, means)}
-    scores = {label: float(p) for label, p in zip(bundle.labels, fused)}
-    return [
-        Decision(max(0, start) / bundle.sr, end / bundle.sr, bundle.labels[best], float(fused[best]), scores, opinions)
-    ]
-
-
-def _window_samples(bundle: Bundle, window_s: float | None, hop_s: float | None) -> tuple[int, int]:
-    window_s = bundle.window_s if window_s is None else window_s
-    hop_s = bundle.hop_s if hop_s is None else hop_s
-    stride_s = max(member.stride_samples for member in bundle.members) / bundle.sr
-    lowest = max(MIN_WINDOW_S, stride_s)
-    if not lowest <= window_s <= MAX_WINDOW_S:
-        raise ValueError(f"window {window_s} s: this bundle takes {lowest:.2f} to {MAX_WINDOW_S:.0f} s")
-    if not 0.02 <= hop_s <= 60:
-        raise ValueError(f"hop {hop_s} s: choose 0.02 to 60 s")
-    return round(window_s * bundle.sr), round(hop_s * bundle.sr)
+__all__ = ["Decision", "Stream", "decisions", "offline", "whole_clip"]
 
 
 def decisions(source: audio.Source, stream: Stream) -> Iterator[Decision]:
@@ -228,8 +82,7 @@ def _whole_clip(bundle: Bundle, path: Path) -> Decision:
     mono = np.concatenate([resampler.feed(mono), resampler.flush()])
     if not len(mono):
         raise ValueError(f"{path} holds too few samples to say anything")
-    log_p = bundle.member_log_p(mono)
-    return dataclasses.replace(_decision(bundle, [p[None] for p in log_p], 0, len(mono))[0], start_s=0.0)
+    return whole_clip(bundle, mono)
 
 
 def _line(decision: Decision) -> str:
