@@ -142,7 +142,7 @@ class Output:
             except Exception as error:  # whatever it was, the event is lost, is counted, and the next one has its turn
                 with self._changed:
                     self.unsent += not self._gave_up  # else close() has counted it
-                self.trouble(_sentence(error))
+                self.trouble(sentence(error))
             else:
                 self.works()
         self.leave()
@@ -156,7 +156,8 @@ class Output:
             return self._jobs.popleft() if self._jobs else None
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """What went wrong, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__

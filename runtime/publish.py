@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import re
+import sys
 import time
 from collections import deque
 from typing import Any
@@ -18,7 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from runtime.bundle import Bundle
 from runtime.events import Event
-from runtime.outputs import CLOSE_S, Output, OutputError, Say, to_stderr
+from runtime.outputs import CLOSE_S, Output, OutputError, Say, sentence, to_stderr
 
 NOTHING = "nothing known"
 PASSWORD = "TINYEAR_MQTT_PASSWORD"
@@ -128,7 +129,9 @@ class Mqtt(Output):
             self._changed.notify_all()
 
     def _on_connect_fail(self, _client: Any, _data: Any) -> None:
-        self.trouble(f"{self._broker} is not reached: events wait, trying again")
+        error = sys.exception()  # paho calls this where it handles it, and does not hand it over
+        reason = f" ({sentence(error)})" if isinstance(error, Exception) else ""
+        self.trouble(f"{self._broker} is not reached{reason}: events wait, trying again")
 
     def _on_publish(self, _client: Any, _data: Any, number: int, _reason: Any, _properties: Any) -> None:
         with self._changed:
@@ -224,7 +227,8 @@ class Webhook(Output):
                 return f"answers {error.code}"
             raise OutputError(f"{self._server} refuses: it answers {error.code}") from None
         except (OSError, HTTPException) as error:  # URLError is an OSError
-            return str(getattr(error, "reason", error)) or type(error).__name__
+            reason = getattr(error, "reason", error)
+            return sentence(reason if isinstance(reason, Exception) else error)
 
 
 def _split(url: str, schemes: tuple[str, ...], flag: str) -> SplitResult:
