@@ -14,10 +14,11 @@ import numpy as np
 
 from runtime import audio
 from runtime.bundle import DEFAULT, Bundle
-from runtime.condition import Conditioner
+from runtime.condition import MAX_GAIN_DB, Conditioner
 from runtime.decide import Decision, Stream, offline, whole_clip
 from runtime.events import Detector, Event
-from runtime.level import Meter
+from runtime.level import CLIP_S
+from runtime.meter import Meter
 from runtime.microphone import list_devices, microphone
 
 __all__ = ["Decision", "Stream", "decisions", "offline", "whole_clip"]
@@ -76,6 +77,8 @@ class _Session:
                 n += 1
                 source.faults.late_windows += source.backlog_s() * self.bundle.sr > stream.hop
                 self._show(decision)
+                if stream.levels and (warning := stream.levels.warning()):
+                    _say(warning)
                 self._send(detector.feed(decision), source)
         finally:
             self._send(detector.flush(), source)
@@ -114,6 +117,9 @@ def main(argv: list[str] | None = None) -> int:
     bundle = Bundle.load(args.bundle, args.engine, args.threads)
     if not args.jsonl:
         _say(_greeting(bundle, source.sr))
+    if args.calibrate:
+        print(_calibrate(source, Stream(bundle), args.calibrate))
+        return 0
     session = _Session(args, bundle)
     try:
         for number, path in enumerate(paths):
@@ -125,6 +131,19 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         session.close()
     return 0
+
+
+def _calibrate(source: audio.Source, stream: Stream, listen_s: float) -> str:
+    """Listen for so long -> the gain to use."""
+    if not stream.levels:
+        raise ValueError(f"{stream.bundle.folder} does not say on which levels it was trained: python -m export.rules")
+    for decision in decisions(source, stream):
+        if decision.end_s >= listen_s:
+            break
+    gain_db = stream.levels.gain_db()
+    if gain_db is None:
+        raise ValueError(f"too little sound to tell its level: {CLIP_S:.0f} s at least")
+    return f"--gain-db {np.clip(gain_db, -MAX_GAIN_DB, MAX_GAIN_DB):.0f}"
 
 
 def _first_s(bundle: Bundle) -> float:
@@ -214,6 +233,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     source.add_argument("--sample-format", default="s16le", help="of --stdin: s16le, f32le, ... (default s16le)")
     source.add_argument("--realtime", action="store_true", help="play a recording at its own pace")
     source.add_argument("--gain-db", type=float, default=0.0, metavar="DB", help="for a quiet microphone")
+    source.add_argument(
+        "--calibrate",
+        type=float,
+        nargs="?",
+        const=60.0,
+        metavar="S",
+        help="listen for S seconds (default 60), in which it sounds as it will, and print the gain to use",
+    )
     source.add_argument("--dc-block", action="store_true", help="for a microphone with an offset; 0.1 s later")
 
     load = parser.add_argument_group("the load")
