@@ -21,6 +21,7 @@ import numpy as np
 
 from runtime import audio, engine, fusion
 from runtime.frontend import DELTA_FRAMES, Frontend, FrontendStream, deltas, patches, spectrogram
+from runtime.level import Levels
 from runtime.rules import Rules
 
 FORMAT = 1
@@ -119,6 +120,7 @@ class Bundle:
     members: list[Member]
     provenance: dict[str, Any]
     rules: Rules
+    levels: Levels | None  # None: nobody has learned them
     format: str  # of the model files in use: "tflite" or "onnx"
 
     @classmethod
@@ -158,9 +160,10 @@ class Bundle:
         window_s, hop_s = (_positive(values[key], key) for key in ("window_s", "hop_s"))
         sr = members[0].frontend.sr  # equal, and an int
         rules = Rules.from_json(values["rules"], labels) if "rules" in values else Rules.default(labels)
-        return cls(
-            folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, values["provenance"], rules, fmt
-        )
+        bands = {member.name: member.frontend.n_bands for member in members}
+        levels = Levels.from_json(values["levels"], bands) if "levels" in values else None
+        provenance = values["provenance"]
+        return cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, provenance, rules, levels, fmt)
 
     def fused(self, member_log_p: list[np.ndarray]) -> np.ndarray:
         """One (classes,) log probability per member -> (classes,) fused."""

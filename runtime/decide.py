@@ -18,6 +18,7 @@ import numpy as np
 from runtime import audio, fusion
 from runtime.bundle import Bundle, Member
 from runtime.frontend import SharedStream, spectrograms
+from runtime.level import LevelWatch
 
 MIN_WINDOW_S, MAX_WINDOW_S = 1.0, 10.0
 PIECE_S = 1.0
@@ -59,6 +60,7 @@ class Stream:
         self.n_bad = 0  # NaN and infinite samples, replaced by silence
         self._frontends = SharedStream([member.frontend for member in bundle.members])
         self._members = [_MemberPatches(member) for member in bundle.members]
+        self.levels = _level_watch(bundle)
         self.reset()
 
     def reset(self) -> None:
@@ -120,6 +122,8 @@ class Stream:
             self._waiting, self._n_waiting = [], 0
             for member, static in zip(self._members, frames):
                 member.feed(static)
+                if self.levels and member.name == self.levels.levels.member:
+                    self.levels.feed(static)
 
     def _decide(self, end: int) -> list[Decision]:
         self._work()
@@ -133,7 +137,7 @@ class _MemberPatches:
     """One member's frames, patches and log probabilities, no more of each than a window needs."""
 
     def __init__(self, member: Member) -> None:
-        self._member = member
+        self._member, self.name = member, member.name
         self.ends: list[int] = []
         self.log_p: list[np.ndarray] = []
 
@@ -158,6 +162,14 @@ class _MemberPatches:
         while self.ends and self.ends[0] <= start:
             del self.ends[0], self.log_p[0]
         return np.array([p for at, p in zip(self.ends, self.log_p) if at <= end])
+
+
+def _level_watch(bundle: Bundle) -> LevelWatch | None:
+    """None for a bundle that does not say on which levels it was trained."""
+    if not bundle.levels:
+        return None
+    frontend = next(member.frontend for member in bundle.members if member.name == bundle.levels.member)
+    return LevelWatch(bundle.levels, frontend.sr / frontend.hop_length)
 
 
 def offline(
