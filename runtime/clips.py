@@ -105,10 +105,14 @@ class Clips(Output):
         self.sound(np.zeros(n_silent, np.float32))
         self._n += n_samples - n_silent
 
-    def finish(self) -> None:
+    def reset(self) -> None:
         for clip in self._lasting:
             clip.stop = min(clip.stop, self._n)
         self._cut(self._n)
+        self._n = 0
+
+    def finish(self) -> None:
+        self.reset()
         super().finish()
 
     def _cut(self, now: int) -> None:

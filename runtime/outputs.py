@@ -45,7 +45,7 @@ def to_stderr(line: str) -> None:
 
 
 class Output:
-    """One place where events go. `event`, `sound`, `skip` and `close` are called by one thread, the stream's.
+    """One place where events go. All that is not its own thread's is called by one other, the stream's.
 
     A subclass gives `name`, `deliver` and perhaps `leave`, which run in the output's own thread, and ends its
     constructor with `start()`.
@@ -74,6 +74,9 @@ class Output:
 
     def skip(self, n_samples: int) -> None:
         """So many samples at bundle.sr were lost: time goes on."""
+
+    def reset(self) -> None:
+        """The next sample is at 0 s, of another recording."""
 
     def finish(self) -> None:
         """Nothing more will come: send what waits. Returns at once; close() waits for it."""
@@ -145,7 +148,10 @@ class Output:
                 self.trouble(sentence(error))
             else:
                 self.works()
-        self.leave()
+        try:
+            self.leave()
+        except Exception as error:
+            self.trouble(sentence(error))
 
     def _next(self) -> Any:
         with self._changed:

@@ -268,6 +268,19 @@ def test_lost_samples_are_silence_and_time_goes_on(recorder, tmp_path):
     assert np.array_equal(second, sound[1 * CLIP_SR :])
 
 
+def test_each_recording_of_a_folder_begins_at_0_s(recorder, tmp_path):
+    output = recorder(clip_s=1, live=False)
+    for seed in range(2):
+        output.sound(white(5, seed))
+        output.event(Event("dog", 4.0, None, 4.0, 0.9))
+        output.reset()
+    output.close()
+    paths = sorted((tmp_path / "clips").iterdir(), key=lambda path: len(path.name))
+    assert [path.name for path in paths] == ["tinyear-000004.000s-dog.flac", "tinyear-000004.000s-dog-2.flac"]
+    for seed, path in enumerate(paths):
+        assert np.array_equal(read_clip(path)[0], np.rint(white(5, seed)[3 * CLIP_SR :] * 32767))
+
+
 def test_the_oldest_clips_give_way_and_foreign_files_stay(recorder, tmp_path):
     foreign = {"mine.flac": 9_000_000, "tinyear-notes.flac": 5, "tinyear-000001.000s-dog.flac.txt": 5}
     (tmp_path / "clips").mkdir()
@@ -382,7 +395,7 @@ def test_flags_open_the_outputs_they_name(small_bundle, tmp_path):
 
 def test_what_an_output_needs_is_imported_with_it_alone():
     code = (
-        "import sys, runtime.outputs\n"
+        "import sys, runtime.outputs, runtime.view\n"
         "print({'paho', 'soundfile', 'urllib.request', 'http.client', 'ssl', 'curses', 'runtime.clips'}"
         " & set(sys.modules))"
     )
