@@ -11,6 +11,7 @@ ANSI sequences alone, on the terminal's second screen; 40 columns are enough. Wi
 import atexit
 import os
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
@@ -23,9 +24,8 @@ from runtime.outputs import Output, OutputError, to_stderr
 
 FLOOR_DBFS = -80.0  # the left end of the level's bar
 LOUD_DBFS = -3.0
-MAX_FAULT_ROWS = 4
 EIGHTHS = " ▏▎▍▌▋▊▉█"
-STYLES = {"heard": "1;32", "fused": "36", "net": "34", "quiet": "2", "fault": "33", "alarm": "1;31"}
+STYLES = {"heard": "1;32", "fused": "36", "net": "2;36", "quiet": "2", "fault": "33", "alarm": "1;31"}
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[2J", "\x1b[?25h\x1b[?1049l"  # second screen, cursor hidden; and back
 CLEAR = "\x1b[2J"
 CLOSE_S = 1.0
@@ -69,13 +69,10 @@ class View(Output):
         """heard: labels of the events that last; load: the share of real time that the stream takes. Returns at once."""
         width, height = self._measure()
         top = self._head(decision, heard, level_dbfs, load, width)
-        bottom: list[Row] = [[(sentence, "fault")] for sentence in faults.sentences()]
-        if len(bottom) > MAX_FAULT_ROWS:
-            more = len(bottom) - MAX_FAULT_ROWS + 1
-            bottom[MAX_FAULT_ROWS - 1 :] = [[(f"and {more} more kinds of fault", "fault")]]
-        bottom += [[(self._said, "quiet")]] if self._said else []
-        classes = self._classes(decision, heard, width, max(1, height - len(top) - len(bottom) - 1))
-        rows = [*top, *classes, *bottom][:height]
+        below = self._wrapped(faults.sentences(), "fault", width, max(1, height // 3))
+        below += self._wrapped([self._said], "quiet", width, 3)
+        classes = self._classes(decision, heard, width, max(1, height - len(top) - len(below) - 1))
+        rows = [*top, *classes, *below][:height]
         # Each row in its place and to its full width: nothing scrolls, nothing of the last picture stays.
         rows += [[]] * (height - len(rows))
         text = "".join(f"\x1b[{i + 1};1H{self._row(row, width)}" for i, row in enumerate(rows))
@@ -151,6 +148,12 @@ class View(Output):
                 row += [(" " + self._bar(p, fused_width), "heard" if is_heard else "fused"), (f" {p:.2f}", "")]
                 rows.append(row)
         return rows
+
+    def _wrapped(self, sentences: Sequence[str], style: str, width: int, most: int) -> list[Row]:
+        lines = [line for sentence in sentences for line in textwrap.wrap(self._plain(sentence), width)]
+        if len(lines) > most:
+            lines[most - 1 :] = ["... and more"]
+        return [[(line, style)] for line in lines]
 
     def _bar(self, share: float, width: int) -> str:
         """0..1 -> so many cells."""

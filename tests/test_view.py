@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -227,7 +228,42 @@ def test_any_size_is_drawn_without_wrapping_or_scrolling(bundle, columns, rows, 
     )
     if rows >= 12 and columns >= 40:
         assert row_of(screen, "0.90")  # where not all have room the likeliest ones stand there
-        assert "more kinds of fault" in "".join(screen.lines)
+        wanted = {"... and more": rows < 30, "missing at the end": rows >= 30}
+        assert {words: words in " ".join(screen.lines) for words in wanted} == wanted
+
+
+def test_long_sentences_are_wrapped(bundle):
+    said = "mqtt: 127.0.0.1:1883 is gone (Unspecified error): events wait, trying again"
+    screen = picture(bundle, decision(), [], -32, 0.1, Faults(clipped_samples=7), columns=40, say=said)
+    assert " ".join(screen.lines[8:]).split() == [*Faults(clipped_samples=7).sentences()[0].split(), *said.split()]
+
+
+def test_tmux_shows_what_the_model_of_a_screen_does(small_bundle, tmp_path):
+    """A terminal that somebody else wrote."""
+    tmux = shutil.which("tmux")
+    if not tmux:
+        pytest.skip("needs tmux")
+    command = [tmux, "-S", tmp_path / "socket", "-f", "/dev/null"]
+    code = tmp_path / "program.py"
+    code.write_text(PROGRAM)
+    program = f"PYTHONPATH={os.getcwd()} {sys.executable} {code} {small_bundle} once; cat"
+    environment = os.environ | {"LC_ALL": "C.UTF-8", "TERM": "xterm"}
+    start = [*command, "new-session", "-d", "-x", "60", "-y", "20", program]
+    subprocess.run(start, check=True, env=environment, capture_output=True)
+
+    def shown():
+        done = subprocess.run([*command, "capture-pane", "-p"], check=True, env=environment, capture_output=True)
+        return [line.rstrip() for line in done.stdout.decode().splitlines()]
+
+    try:
+        ends_at = time.monotonic() + PATIENCE_S
+        while "small  0:00:01  load 10 %" not in (lines := shown()):
+            assert time.monotonic() < ends_at, lines
+            time.sleep(0.05)
+        wanted = picture(Bundle.load(small_bundle), *shows(1), columns=60, rows=20)
+        assert lines == wanted.lines
+    finally:
+        subprocess.run([*command, "kill-server"], check=True, env=environment)
 
 
 def test_signs_of_two_cells_and_sequences_in_labels(bundle):
@@ -282,9 +318,16 @@ def test_close_leaves_the_terminal_as_it_was(bundle):
     assert screen.seen.count("\x1b[?25l") == screen.seen.count("\x1b[?25h") == 1
 
 
+def shows(n):
+    """What PROGRAM shows at its n-th step."""
+    members = {name: (LABELS[0], 0.5) for name in ("mel", "gam", "cqt")}
+    return Decision(0.0, float(n), LABELS[0], 0.25, dict.fromkeys(LABELS, 0.25), members), [], -30.0, 0.1, Faults()
+
+
 PROGRAM = """
 import fcntl, sys, termios, time
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if sys.argv[2] != "once":
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from runtime.bundle import Bundle
 from runtime.decide import Decision
 from runtime.faults import Faults
@@ -298,6 +341,8 @@ for n in range(10**9):
     time.sleep(0.01)
     if n == 20 and sys.argv[2] == "crash":
         raise RuntimeError("a bug")
+    if n == 1 and sys.argv[2] == "once":
+        time.sleep(600)
 """
 
 
