@@ -57,7 +57,7 @@ class Clips(Output):
         say: Say = to_stderr,
         close_s: float = CLOSE_S,
     ) -> None:
-        super().__init__(say, close_s)
+        super().__init__(str(folder), say, close_s)
         if not 1 <= clip_s <= MAX_CLIP_S / 2:
             raise OutputError(f"--clip-s {clip_s}: choose 1 to {MAX_CLIP_S / 2:.0f} seconds")
         if not MIN_CAP_MB <= cap_mb <= 1e9:

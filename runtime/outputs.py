@@ -54,9 +54,10 @@ class Output:
     name = "output"  # its key in Faults.unsent
     n_waiting = N_WAITING
 
-    def __init__(self, say: Say = to_stderr, close_s: float = CLOSE_S) -> None:
+    def __init__(self, target: str, say: Say = to_stderr, close_s: float = CLOSE_S) -> None:
         self.unsent = 0  # events that never left
-        self._say, self.close_s = say, close_s
+        self.target, self.close_s = target, close_s  # the target in words, without secrets
+        self._say = say
         self._jobs: deque[Any] = deque()
         self._changed = threading.Condition()  # guards all that follows, and unsent
         self._busy = self._ending = self._gave_up = self._in_trouble = False
@@ -125,7 +126,7 @@ class Output:
 
     def _tell(self, what: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # stderr may be closed, and that must not cost an event
-            self._say(f"{self.name}: {what}")
+            self._say(f"{self.name} {self.target}: {what}")
 
     def _put(self, job: Any) -> None:
         with self._changed:
@@ -145,7 +146,7 @@ class Output:
             except Exception as error:  # whatever it was, the event is lost, is counted, and the next one has its turn
                 with self._changed:
                     self.unsent += not self._gave_up  # else close() has counted it
-                self.trouble(sentence(error))
+                self.trouble(f"{sentence(error)}; events are lost until it works again")
             else:
                 self.works()
         try:
@@ -165,7 +166,7 @@ class Output:
 def sentence(error: Exception) -> str:
     """What went wrong, in one line."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -173,7 +174,7 @@ class FileOutput(Output):
     """Lines at the end of a file. It is opened anew for each event, so that a log may be rotated or a disk come back."""
 
     def __init__(self, path: Path, say: Say = to_stderr, close_s: float = CLOSE_S) -> None:
-        super().__init__(say, close_s)
+        super().__init__(str(path), say, close_s)
         self.path = path
         if path.is_dir() or not path.parent.is_dir():
             raise OutputError(f"{path} cannot be written: give a file's path in a folder that exists")

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections import deque
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -38,19 +39,18 @@ class Mqtt(Output):
     def __init__(
         self, url: str, bundle: Bundle, discovery: str = "homeassistant", say: Say = to_stderr, close_s: float = CLOSE_S
     ) -> None:
-        super().__init__(say, close_s)
         parts = _split(url, tuple(MQTT_PORTS), "--mqtt")
+        super().__init__(f"{parts.hostname}:{parts.port or MQTT_PORTS[parts.scheme]}", say, close_s)
         self._base = unquote(parts.path).strip("/") or f"tinyear/{_plain(bundle.folder.resolve().name)}"
         if re.search(r"[+#\0]", self._base) or len(self._base.encode()) > 1000:
             raise OutputError(f"--mqtt: topic {self._base[:80]!r}: leave out + and #, and keep it shorter than 1000")
         if re.search(r"[+#\0]", discovery):
             raise OutputError(f"--mqtt-discovery {discovery!r}: leave out + and #")
-        self._broker = f"{parts.hostname}:{parts.port or MQTT_PORTS[parts.scheme]}"
         self._hello = [(f"{self._base}/availability", "online")]
         if discovery:
-            identity = f"tinyear_{_plain(self._base)}"
-            config = discovery_config(identity, self._base, bundle)
-            self._hello.append((f"{discovery.strip('/')}/device/{identity}/config", json.dumps(config)))
+            config = discovery_config(self._base, bundle)
+            topic = f"{discovery.strip('/')}/device/{config['device']['identifiers'][0]}/config"
+            self._hello.append((topic, json.dumps(config)))
         self._lasting: dict[str, float] = {}  # label -> p
         self._acknowledged: deque[int] = deque(maxlen=100)  # message numbers; one event at a time waits for its own
         self._client = self._connect(parts)
@@ -97,7 +97,7 @@ class Mqtt(Output):
             )
             sent = number in self._acknowledged
         if not sent:
-            raise OutputError(f"{self._broker} did not take it")
+            raise OutputError("the broker did not take an event")
         self._client.publish(f"{self._base}/state", self.state, retain=True)
 
     def leave(self) -> None:
@@ -115,7 +115,7 @@ class Mqtt(Output):
 
     def _on_connect(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self.trouble(f"{self._broker} refuses: {reason}; trying again")
+            self.trouble(f"refused: {reason}; events wait, trying again")
             return
         # QoS 0: what is said at each connection must not pile up for the next one
         for topic, text in [*self._hello, (f"{self._base}/state", self.state)]:
@@ -124,14 +124,14 @@ class Mqtt(Output):
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure and not self._ending:
-            self.trouble(f"{self._broker} is gone ({reason}): events wait, trying again")
+            self.trouble(f"the broker is gone ({reason}); events wait, trying again")
         with self._changed:
             self._changed.notify_all()
 
     def _on_connect_fail(self, _client: Any, _data: Any) -> None:
         error = sys.exception()  # paho calls this where it handles it, and does not hand it over
         reason = f" ({sentence(error)})" if isinstance(error, Exception) else ""
-        self.trouble(f"{self._broker} is not reached{reason}: events wait, trying again")
+        self.trouble(f"the broker is not reached{reason}; events wait, trying again")
 
     def _on_publish(self, _client: Any, _data: Any, number: int, _reason: Any, _properties: Any) -> None:
         with self._changed:
@@ -139,12 +139,15 @@ class Mqtt(Output):
             self._changed.notify_all()
 
 
-def discovery_config(identity: str, base: str, bundle: Bundle) -> dict[str, Any]:
+def discovery_config(base: str, bundle: Bundle) -> dict[str, Any]:
     """What Home Assistant (2024.12 and later) is told of us: a device with a sensor (what is heard) and an event entity.
 
     https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload. An event's type is its label, and the
     label with " ended" at its end; the other fields of the JSON become attributes.
     """
+    identity = (
+        f"tinyear_{_plain(base)}_{zlib.crc32(base.encode()):08x}"  # another one for each topic, and always the same
+    )
     labels = list(bundle.rules.on)
     kind = "value_json.label ~ ('' if value_json.end_s is none else ' ended')"
     heard = {"p": "sensor", "name": "Heard", "icon": "mdi:ear-hearing", "state_topic": f"{base}/state"}
@@ -180,8 +183,9 @@ class Webhook(Output):
         pause_s: float = 1.0,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        super().__init__(say, close_s)
         parts = _split(url, ("http", "https"), "--webhook")
+        server = parts.netloc.rpartition("@")[2]
+        super().__init__(server, say, close_s)  # the path may hold a secret: it is never said
         import urllib.request
 
         class NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -192,8 +196,7 @@ class Webhook(Output):
         if parts.username:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-        self._server = parts.netloc.rpartition("@")[2]  # the path may hold a secret: it is never said
-        self._url = parts._replace(netloc=self._server, fragment="").geturl()
+        self._url = parts._replace(netloc=server).geturl()
         self._opener = urllib.request.build_opener(NoRedirects)
         self._pause_s, self._timeout_s = pause_s, timeout_s
         self.start()
@@ -206,8 +209,8 @@ class Webhook(Output):
             if not failure:
                 return
             if last:
-                raise OutputError(f"{self._server}: {failure}")
-            self.trouble(f"{self._server}: {failure}; trying again")
+                raise OutputError(failure)
+            self.trouble(f"{failure}; events wait, trying again")
             self.rest(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -224,8 +227,8 @@ class Webhook(Output):
         except HTTPError as error:
             error.close()
             if error.code >= 500:
-                return f"answers {error.code}"
-            raise OutputError(f"{self._server} refuses: it answers {error.code}") from None
+                return f"it answers {error.code}"
+            raise OutputError(f"refused: it answers {error.code}") from None
         except (OSError, HTTPException) as error:  # URLError is an OSError
             reason = getattr(error, "reason", error)
             return sentence(reason if isinstance(reason, Exception) else error)

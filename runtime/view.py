@@ -42,8 +42,8 @@ class View(Output):
     name = "view"
 
     def __init__(self, bundle: Bundle, out: TextIO | None = None) -> None:
-        super().__init__(to_stderr, CLOSE_S)
         self._out = out or sys.stdout
+        super().__init__("on the terminal", to_stderr, CLOSE_S)
         if not self._out.isatty() or os.environ.get("TERM") == "dumb":
             raise OutputError("the live view needs a terminal: leave it out, or do not redirect the output")
         self._title, self._fuse = bundle.folder.resolve().name, bundle.fuse

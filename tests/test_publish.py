@@ -5,6 +5,7 @@ import contextlib
 import getpass
 import http.server
 import json
+import re
 import shutil
 import signal
 import socket
@@ -134,7 +135,8 @@ def test_a_broker_hears_events_state_and_availability(broker, bundle, opened):
     late = opened(Listener(broker.port))  # retained: who comes later knows the state, and no event of old
     late.wait("tinyear/small/availability", "online")
     late.wait("tinyear/small/state", NOTHING)
-    late.wait("homeassistant/device/tinyear_tinyear_small/config", json.dumps(discovery_of(bundle)))
+    (identity,) = discovery_of(bundle)["device"]["identifiers"]
+    late.wait(f"homeassistant/device/{identity}/config", json.dumps(discovery_of(bundle)))
     assert not late.texts("tinyear/small/event") and all(retained for *_, retained in late.messages)
     output.close()
     listener.wait("tinyear/small/availability", "offline")
@@ -142,7 +144,7 @@ def test_a_broker_hears_events_state_and_availability(broker, bundle, opened):
 
 
 def discovery_of(bundle):
-    return discovery_config("tinyear_tinyear_small", "tinyear/small", bundle)
+    return discovery_config("tinyear/small", bundle)
 
 
 def test_a_topic_of_one_s_own_and_no_discovery(broker, bundle, opened):
@@ -198,7 +200,8 @@ def test_a_broker_that_comes_later_than_the_stream(broker, bundle, opened):
     output = opened(Mqtt(f"mqtt://127.0.0.1:{broker.port}", bundle, say=said.append))
     output.event(event(1))
     wait_for(lambda: said)
-    assert said == [f"mqtt: 127.0.0.1:{broker.port} is not reached (Connection refused): events wait, trying again"]
+    reason = "the broker is not reached (Connection refused); events wait, trying again"
+    assert said == [f"mqtt 127.0.0.1:{broker.port}: {reason}"]
     broker.start()
     listener = opened(Listener(broker.port))
     listener.wait("tinyear/small/event", event(1).to_json())
@@ -257,7 +260,8 @@ def test_a_wrong_password_is_said_once_and_the_events_counted(locked, bundle):
     output.event(event(1))
     wait_for(lambda: said)
     output.close()
-    assert output.unsent == 1 and said == [f"mqtt: 127.0.0.1:{locked.port} refuses: Not authorized; trying again"]
+    assert output.unsent == 1 and len(said) == 1
+    assert said[0] == f"mqtt 127.0.0.1:{locked.port}: refused: Not authorized; events wait, trying again"
 
 
 def certificate(folder):
@@ -306,6 +310,8 @@ def test_home_assistant_is_told_types_that_the_events_then_have(bundle):
         assert row["event_type"] in sound["event_types"] and row["event_type"].startswith(each.label)
         assert row["event_type"].endswith(" ended") == (each.end_s is not None) and row["p"] == each.p
     assert heard["options"] == [*bundle.labels, NOTHING] and len(sound["event_types"]) == 2 * len(bundle.labels)
+    others = {discovery_config(base, bundle)["device"]["identifiers"][0] for base in ("a/b", "a_b", "a/ö", "a/ä")}
+    assert len(others) == 4 and all(re.fullmatch(r"[\w-]+", other, re.ASCII) for other in others)
     assert {heard["p"], sound["p"]} == {"sensor", "event"} and heard["unique_id"] != sound["unique_id"]
 
 
@@ -384,7 +390,7 @@ def test_a_server_that_was_away_gets_what_waited(opened):
     output.close()
     heard = [n for n, _ in server.got]
     assert heard[-20:] == list(range(30, 50)) and len(heard) <= 21 and output.unsent == 50 - len(heard)
-    assert len(said) == 2 and "refused; trying again" in said[0] and "works again" in said[1]
+    assert len(said) == 2 and "refused; events wait, trying again" in said[0] and "works again" in said[1]
     assert not any("secret" in line for line in said)
 
 
@@ -419,7 +425,7 @@ def test_a_redirection_is_a_refusal_and_is_not_followed(opened, code):
         output.event(event(1))
         output.close()
         assert output.unsent == 1 and len(server.got) == 1 and not elsewhere.got
-    assert all(f"refuses: it answers {code}" in line for line in said)
+    assert all(f"refused: it answers {code}" in line for line in said)
 
 
 def test_nonsense_instead_of_http_is_survived(opened):

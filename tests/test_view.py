@@ -395,7 +395,7 @@ def test_a_terminal_that_went_away_is_said_and_survived(bundle, capsys):
     view.close()
     terminal.out.close()
     said = capsys.readouterr().err
-    assert said.count("view: ") == 1 and "Input/output error" in said
+    assert said.count("view on the terminal: ") == 1 and "Input/output error" in said
 
 
 def test_what_is_no_terminal_is_refused_in_one_line(bundle, tmp_path, monkeypatch):
