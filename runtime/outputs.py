@@ -115,14 +115,19 @@ class Output:
 
     def trouble(self, what: str) -> None:
         """Say it once, until `works` was called."""
-        if not self._in_trouble:
-            self._in_trouble = True
+        if not self._was_in_trouble(True):
             self._tell(what)
 
     def works(self) -> None:
-        if self._in_trouble:
-            self._in_trouble = False
+        if self._was_in_trouble(False):
             self._tell(f"works again; {self.unsent} lost so far")
+
+    def _was_in_trouble(self, now: bool) -> bool:
+        """Whether it was in trouble before; now it is, or is not."""
+        with self._changed:
+            before, self._in_trouble = self._in_trouble, now
+            self._changed.notify_all()
+        return before
 
     def _tell(self, what: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # stderr may be closed, and that must not cost an event

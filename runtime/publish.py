@@ -40,7 +40,8 @@ class Mqtt(Output):
         self, url: str, bundle: Bundle, discovery: str = "homeassistant", say: Say = to_stderr, close_s: float = CLOSE_S
     ) -> None:
         parts = _split(url, tuple(MQTT_PORTS), "--mqtt")
-        super().__init__(f"{parts.hostname}:{parts.port or MQTT_PORTS[parts.scheme]}", say, close_s)
+        host, port = parts.hostname or "", parts.port or MQTT_PORTS[parts.scheme]
+        super().__init__(f"{host}:{port}", say, close_s)
         self._base = unquote(parts.path).strip("/") or f"tinyear/{_plain(bundle.folder.resolve().name)}"
         if re.search(r"[+#\0]", self._base) or len(self._base.encode()) > 1000:
             raise OutputError(f"--mqtt: topic {self._base[:80]!r}: leave out + and #, and keep it shorter than 1000")
@@ -53,10 +54,12 @@ class Mqtt(Output):
             self._hello.append((topic, json.dumps(config)))
         self._lasting: dict[str, float] = {}  # label -> p
         self._acknowledged: deque[int] = deque(maxlen=100)  # message numbers; one event at a time waits for its own
-        self._client = self._connect(parts)
+        self._client = self._prepared(parts)
+        self._client.connect_async(host, port, KEEPALIVE_S)
+        self._client.loop_start()  # from here on it connects, and connects again, by itself
         self.start()
 
-    def _connect(self, parts: SplitResult) -> Any:
+    def _prepared(self, parts: SplitResult) -> Any:
         try:
             from paho.mqtt.client import Client
             from paho.mqtt.enums import CallbackAPIVersion
@@ -72,8 +75,6 @@ class Mqtt(Output):
         client.reconnect_delay_set(1, LONGEST_PAUSE_S)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_connect_fail, client.on_publish = self._on_connect_fail, self._on_publish
-        client.connect_async(parts.hostname, parts.port or MQTT_PORTS[parts.scheme], KEEPALIVE_S)
-        client.loop_start()
         return client
 
     def event(self, event: Event) -> None:
@@ -93,7 +94,7 @@ class Mqtt(Output):
         with self._changed:
             # The client sends it again after each reconnection. At the end nobody waits for a broker that is away.
             self._changed.wait_for(
-                lambda: number in self._acknowledged or self._gave_up or (self._ending and self._away)
+                lambda: number in self._acknowledged or self._gave_up or (self._ending and self._in_trouble)
             )
             sent = number in self._acknowledged
         if not sent:
@@ -123,7 +124,7 @@ class Mqtt(Output):
         self.works()
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if reason.is_failure and not self._ending:
+        if reason.is_failure:
             self.trouble(f"the broker is gone ({reason}); events wait, trying again")
         with self._changed:
             self._changed.notify_all()
@@ -145,9 +146,7 @@ def discovery_config(base: str, bundle: Bundle) -> dict[str, Any]:
     https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload. An event's type is its label, and the
     label with " ended" at its end; the other fields of the JSON become attributes.
     """
-    identity = (
-        f"tinyear_{_plain(base)}_{zlib.crc32(base.encode()):08x}"  # another one for each topic, and always the same
-    )
+    identity = f"tinyear_{_plain(base)}_{zlib.crc32(base.encode()):08x}"  # always the same, another for each topic
     labels = list(bundle.rules.on)
     kind = "value_json.label ~ ('' if value_json.end_s is none else ' ended')"
     heard = {"p": "sensor", "name": "Heard", "icon": "mdi:ear-hearing", "state_topic": f"{base}/state"}

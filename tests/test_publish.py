@@ -210,6 +210,17 @@ def test_a_broker_that_comes_later_than_the_stream(broker, bundle, opened):
     assert output.unsent == 0
 
 
+def test_a_short_stream_waits_for_the_first_connection(broker, bundle, opened):
+    listener = opened(Listener(broker.port))
+    for n in range(20):
+        output = Mqtt(f"mqtt://127.0.0.1:{broker.port}", bundle)
+        output.event(event(n))
+        output.close()
+        assert output.unsent == 0
+    listener.wait("tinyear/small/event", event(19).to_json())
+    assert listener.texts("tinyear/small/event") == [event(n).to_json() for n in range(20)]
+
+
 def test_a_dead_broker_costs_events_and_never_the_stream(bundle):
     pytest.importorskip("paho.mqtt.client")
     output = Mqtt(f"mqtt://127.0.0.1:{free_port()}", bundle, say=lambda _: None)
@@ -292,7 +303,6 @@ def test_a_broker_behind_tls_is_trusted_only_with_its_certificate(tmp_path, brok
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
         output = Mqtt(f"mqtts://127.0.0.1:{secure.port}", bundle)
         output.event(event(1))
-        wait_for(lambda: not output._away)
         output.close()
         assert output.unsent == 0
     finally:
