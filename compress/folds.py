@@ -7,17 +7,18 @@ done is not trained again.
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from compress import cnn7
+from runtime import command
+from runtime.files import write_atomic
 from runtime.frontend import PRESETS
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE
 from train.loop import Recipe
-from train.run import load_run, write_atomic
+from train.run import load_run
 
 
 def pooled(tables):
@@ -93,9 +94,4 @@ def _arguments(argv):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the last epoch")
+    command.run(main, "stopped; the same command goes on from the last epoch")

@@ -15,6 +15,7 @@ from typing import Any
 from devices import work
 from devices.latency import WARM_UP, Open, measure, open_model, open_net
 from devices.size import read_model
+from runtime import command
 
 
 def bench(paths: Sequence[Path], runs: int = 50, threads: int = 1) -> dict[str, Any]:
@@ -68,4 +69,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

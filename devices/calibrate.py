@@ -20,6 +20,7 @@ from devices import profile
 from devices.cost import Cost, expectation, fit
 from devices.profile import Profile, table
 from devices.work import CLASSES
+from runtime import command
 
 # The board at hand may differ from the published one by this much (deviation of the logarithm), as a whole and class by
 # class: other clock, flash or compiler, another version of the runtime. What was measured then soon outweighs the rows.
@@ -90,4 +91,4 @@ def _text(name: str, board: Profile) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

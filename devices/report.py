@@ -21,6 +21,7 @@ from devices import board, profile, work
 from devices.latency import WARM_UP, Open, measure, open_model, open_net
 from devices.size import ModelSize, conventions, read_model
 from devices.text import markdown, report_text
+from runtime import command
 
 __all__ = ["report_dict", "report_text"]
 
@@ -158,4 +159,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

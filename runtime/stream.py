@@ -8,14 +8,13 @@ is no decision.
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from runtime import audio, fusion
+from runtime import audio, command, fusion
 from runtime.bundle import DEFAULT, Bundle, Member
 from runtime.frontend import FrontendStream, spectrogram
 
@@ -200,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, count in faults.items():
         if count:
             print(f"{count} {name}", file=sys.stderr)
-    return 0
+    return command.INTERRUPTED if stopped else 0
 
 
 def _first_s(bundle: Bundle) -> float:
@@ -277,9 +276,4 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BrokenPipeError:  # the reader went away: end quietly, and keep Python from flushing into the closed pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)
