@@ -51,14 +51,16 @@ def page(report: Report) -> str:
 
 
 def _card(row: Report) -> str:
-    times = "not estimated"
-    if row["estimated_ms"]:
+    times, source = row["source"], ""
+    both = row["measured_ms"] or row["estimated_ms"]
+    if both:
         unit = "patch of every net" if row["duty"] else "inference"
-        times = f"estimated: {interval(row['estimated_ms'])} ms for one {unit}"
-    source = f"{row['source']}; {row['known_from']}"
+        how = "measured" if row["measured_ms"] else "estimated"
+        times = f"{how}: {interval([both[0], both[-1]])} ms for one {unit}"
+        source = f"{row['source']}; {row['known_from']}"
     return (
         f'<div class="card {_VERDICTS[row["verdict"]]}"><b>{escape(row["device"])}: {row["verdict"]}</b><br>'
-        f"{escape(row['why'])}<br>{times}<br><small>{escape(row['board'])}; {escape(row['runtime'])}. "
+        f"{escape(row['why'])}<br>{escape(times)}<br><small>{escape(row['board'])}; {escape(row['runtime'])}. "
         f"{escape(source)}</small></div>"
     )
 

@@ -9,7 +9,7 @@ nine of ten measurements are expected in. Nets run one after another: RAM is the
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from devices import board, profile, work
-from devices.latency import WARM_UP, Open, measure, open_model, open_net
+from devices import board, machine, profile, work
+from devices.latency import WARM_UP, Open, check, measure, open_model, open_net
 from devices.size import ModelSize, conventions, read_model
 from devices.text import markdown, report_text
 from runtime import command
+from runtime.files import write_text
 
 __all__ = ["report_dict", "report_text"]
 
@@ -42,9 +43,12 @@ def report_dict(
     runs: timed inferences per file after the warm-up; 0 measures nothing. Raises ValueError, one line, for a bad file
     or device name.
     """
-    profiles = [profile.load(name) for name in devices]
-    bundle = Path(path).is_dir()
-    rows, product = _bundle_rows(Path(path), runs, threads) if bundle else ([_model_row(Path(path), threads)], None)
+    profiles = {name: profile.load(name) for name in devices if name != machine.HERE}
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder: name a bundle's folder, a .tflite or an .onnx file")
+    bundle = path.is_dir()
+    rows, product = _bundle_rows(path, runs, threads) if bundle else ([_model_row(path, threads)], None)
     for row in rows:
         opened = row.pop("open")
         row["measured"] = measure(opened, row["format"], runs, threads, warm_up) if runs else None
@@ -54,7 +58,7 @@ def report_dict(
     deployed = next(iter(formats))  # boards are judged on the first format
     nets = [row for row in rows if row["format"] == deployed]
     return {
-        "name": Path(path).resolve().name,
+        "name": path.resolve().name,
         "kind": "bundle" if bundle else "model",
         "date": date.today().isoformat(),
         "budget_bytes": BUDGET_BYTES,
@@ -62,8 +66,23 @@ def report_dict(
         "formats": formats,
         "conventions": conventions(*(row["size"] for row in nets)),
         "product": product,
-        "devices": [board.on_device(one, nets, formats[deployed], deployed, product) for one in profiles],
+        "devices": [
+            board.on_device(profiles[name], nets, formats[deployed], deployed, product)
+            if name in profiles
+            else _here(path, rows, formats, product)
+            for name in dict.fromkeys(devices)
+        ],
+        "machine": machine.facts(),
     }
+
+
+def _here(path: Path, rows: Sequence[dict[str, Any]], formats: Mapping[str, Any], product: Any) -> dict[str, Any]:
+    """This machine's row: the first format that an engine here has run, or the first one."""
+    of = {fmt: [row for row in rows if row["format"] == fmt] for fmt in formats}
+    ran = [fmt for fmt, nets in of.items() if all("median_ms" in (net["measured"] or {}) for net in nets)]
+    fmt = next(iter(ran or formats))
+    this = machine.profile(fmt, path, [net["measured"] for net in of[fmt]] if ran else [])
+    return board.on_device(this, of[fmt], formats[fmt], fmt, product, here=True)
 
 
 def _model_row(path: Path, threads: int) -> dict[str, Any]:
@@ -73,21 +92,21 @@ def _model_row(path: Path, threads: int) -> dict[str, Any]:
 
 def _bundle_rows(folder: Path, runs: int, threads: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """-> a row per file, and the product around the nets."""
-    from devices import product
+    from devices import frontends
     from runtime.bundle import Bundle
 
     bundle = Bundle.load(folder)
-    rows, frontends = [], []
+    rows, costs = [], []
     for member in bundle.members:
-        cost = product.of_member(member, measured=runs > 0)
-        frontends.append({**asdict(cost), "ram_bytes": cost.ram_bytes})
+        cost = frontends.of_member(member, measured=runs > 0)
+        costs.append({**asdict(cost), "ram_bytes": cost.ram_bytes})
         for fmt in (fmt for fmt in ("tflite", "onnx") if fmt in member.files):
             member.verify(fmt)
             shape = (1, 3, member.n_frames, member.frontend.n_bands)
             opened = open_net(member.path(fmt), shape, threads)
             per_s = member.frontend.sr / member.stride_samples
             rows.append(_row(member.name, read_model(member.path(fmt)), opened, cost.table_bytes, per_s))
-    return rows, {"window_s": bundle.window_s, "hop_s": bundle.hop_s, "frontends": frontends}
+    return rows, {"window_s": bundle.window_s, "hop_s": bundle.hop_s, "frontends": costs}
 
 
 def _row(name: str, size: ModelSize, opened: Open, frontend_bytes: int, patches_per_s: float | None) -> dict[str, Any]:
@@ -122,18 +141,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """-> exit code: 0, or 2 with one line on stderr for what the user can mend."""
     args = _arguments(argv)
     try:
-        for key, least in (("runs", 0), ("warm_up", 0), ("threads", 1)):
-            if getattr(args, key) < least:
-                wrong = "is negative" if getattr(args, key) < 0 else f"is less than {least}"
-                raise ValueError(f"--{key.replace('_', '-')} {getattr(args, key)} {wrong}")
-        names = profile.names() if args.device == ["all"] else args.device or profile.DEFAULTS
-        report = report_dict(args.path, names, args.runs, args.threads, args.warm_up)
+        check(args.runs, args.threads, args.warm_up)
+        report = report_dict(args.path, _names(args.device), args.runs, args.threads, args.warm_up)
         if args.html:
             from devices.page import page
 
-            args.html.write_text(page(report), encoding="utf-8")
+            write_text(args.html, page(report))
     except (ValueError, OSError, ImportError) as error:  # a wrong file or name, or no engine for a bundle
-        print(f"devices.report: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"devices.report: {command.one_line(error)}", file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(report, indent=1))
@@ -142,11 +157,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _names(given: Sequence[str] | None) -> list[str]:
+    """--device -> names in that order, each once; "all" stands for every board that has a profile."""
+    asked = [profile.names() if name == "all" else [name] for name in given or profile.DEFAULTS]
+    return list(dict.fromkeys(name for names in asked for name in names))
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m devices.report", description="Which boards carry it, and why not.")
     parser.add_argument("path", metavar="BUNDLE|MODEL", help="a bundle folder, a .tflite or an .onnx file")
     parser.add_argument("--device", nargs="+", action="extend", metavar="NAME",
-                        help=f"all, a profile's .toml file, or of {', '.join(profile.names())}")  # fmt: skip
+                        help=f"here (this machine), all, a .toml file, or of {', '.join(profile.names())}")  # fmt: skip
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="the same numbers as JSON")
     output.add_argument("--markdown", action="store_true", help="as Markdown")

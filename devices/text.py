@@ -30,9 +30,8 @@ def report_text(report: Report) -> str:
 def markdown(report: Report) -> str:
     """The same figures as Markdown tables."""
     lines = [f"# {report['name']}", "", f"{report['kind'].capitalize()}, {report['date']}.", "", "## Boards", ""]
-    lines += _markdown_table(
-        [["board", "verdict", "why", "estimated ms", "worst layer", "known from"], *map(_board_row, report["devices"])]
-    )
+    head = ["board", "verdict", "why", "ms (estimated, unless it says measured)", "worst layer", "known from"]
+    lines += _markdown_table([head, *map(_board_row, report["devices"])])
     lines += ["", "## Files", "", *_markdown_table([_FILES_HEAD, *_files_rows(report)]), ""]
     lines += [*_notes(report), ""]
     if report["product"]:
@@ -43,16 +42,16 @@ def markdown(report: Report) -> str:
 
 def _board_row(row: Report) -> list[Any]:
     times = _times(row, per_s=True)
-    return [row["device"], row["verdict"], row["why"], "; ".join(times) or "not estimated", _worst(row), _evidence(row)]
+    said = ("measured: " if row["measured_ms"] else "") + "; ".join(times)
+    return [row["device"], row["verdict"], row["why"], said or row["source"], _worst(row), _evidence(row)]
 
 
 def _device_text(row: Report, bundle: bool) -> list[str]:
     times = _times(row, bundle)
-    lines = [
-        f"{row['device']}: {row['verdict']}",
-        f"    {row['board']}; {row['runtime']}",
-        f"    estimated: {', '.join(times)}" if times else "    not estimated",
-    ]
+    lines = [f"{row['device']}: {row['verdict']}", f"    {row['board']}; {row['runtime']}"]
+    if not times:
+        return [*lines, f"    {row['source']}"]
+    lines.append(f"    {'measured' if row['measured_ms'] else 'estimated'}: {', '.join(times)}")
     if row["worst_layer"]:
         lines.append(f"    worst layer, estimated: {_worst(row)}")
     return [*lines, f"    source: {row['source']}", f"    known from: {_evidence(row)}"]
@@ -61,9 +60,14 @@ def _device_text(row: Report, bundle: bool) -> list[str]:
 def _times(row: Report, per_s: bool) -> list[str]:
     unit = "patch of every net" if row["duty"] else "inference"
     times = [f"{interval(row['estimated_ms'])} ms for one {unit}"] if row["estimated_ms"] else []
-    if per_s and row["estimated_ms_per_s"]:
-        times.append(f"{interval(row['estimated_ms_per_s'])} ms per s of audio")
-        times.append(f"front ends {interval(row['frontend_ms_per_s'])} ms per s, from operation counts")
+    if row["measured_ms"]:
+        low, median, high = row["measured_ms"]
+        times = [f"{median:.3g} ms ({low:.3g} to {high:.3g}) for one {unit}"]
+    both = row["measured_ms_per_s"] or row["estimated_ms_per_s"]
+    if per_s and both and row["duty"]:
+        times.append(f"{interval([both[0], both[-1]])} ms per s of audio")
+        how = "measured" if row["measured_ms"] else "from operation counts"
+        times.append(f"front ends {interval(row['frontend_ms_per_s'])} ms per s, {how}")
         times.append(f"duty cycle {interval([100 * x for x in row['duty']])} %")
     return times
 
@@ -148,9 +152,9 @@ def _time(row: Report) -> str:
 
 
 def interval(pair: list[float]) -> str:
-    """[low, high] -> "low to high", in two digits or whole numbers."""
+    """[low, high] -> "low to high", in two digits or whole numbers; one number where both read the same."""
     low, high = (f"{x:,.0f}" if x >= 10 else f"{x:.2g}" for x in pair)
-    return f"{low} to {high}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _cell(value: Any) -> str:
