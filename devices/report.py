@@ -1,6 +1,7 @@
 """Which boards carry a bundle or a model file, what it costs there, and why it does not fit.
 
-    python -m devices.report BUNDLE|MODEL [--device NAME ...] [--json | --markdown | --html FILE] [--runs N] [--threads N]
+    python -m devices.report BUNDLE|MODEL [--device NAME ...] [--json | --markdown] [--html FILE]
+                                    [--runs N] [--threads N] [--trained FOLDER ...]
 
 Counts are read from the files. Latency on this machine is measured; latency on a board is estimated, an interval that
 nine of ten measurements are expected in. Nets run one after another: RAM is the largest plan, milliseconds are sums.
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from devices import board, machine, profile, work
+from devices import board, machine, profile, trained, work
 from devices.latency import WARM_UP, Open, check, measure, open_model, open_net
 from devices.size import ModelSize, conventions, read_model
 from devices.text import markdown, report_text
@@ -37,11 +38,12 @@ def report_dict(
     runs: int = 50,
     threads: int = 1,
     warm_up: int = WARM_UP,
+    trained_in: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Every number of the report for a bundle folder or a model file; plain JSON types.
 
-    runs: timed inferences per file after the warm-up; 0 measures nothing. Raises ValueError, one line, for a bad file
-    or device name.
+    runs: timed inferences per file after the warm-up; 0 measures nothing. trained_in: folders of trainings whose scores
+    to show. Raises ValueError, one line, for a bad file or device name.
     """
     profiles = {name: profile.load(name) for name in devices if name != machine.HERE}
     path = Path(path)
@@ -73,7 +75,12 @@ def report_dict(
             for name in dict.fromkeys(devices)
         ],
         "machine": machine.facts(),
+        "trained": [_scored(one) for folder in trained_in for one in trained.scores(folder, path if bundle else None)],
     }
+
+
+def _scored(score: trained.Score) -> dict[str, Any]:
+    return {**asdict(score), "interval": list(trained.wilson(score.accuracy, score.n))}
 
 
 def _here(path: Path, rows: Sequence[dict[str, Any]], formats: Mapping[str, Any], product: Any) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     try:
         check(args.runs, args.threads, args.warm_up)
-        report = report_dict(args.path, _names(args.device), args.runs, args.threads, args.warm_up)
+        report = report_dict(args.path, _names(args.device), args.runs, args.threads, args.warm_up, args.trained)
         if args.html:
             from devices.page import page
 
@@ -172,6 +179,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     output.add_argument("--json", action="store_true", help="the same numbers as JSON")
     output.add_argument("--markdown", action="store_true", help="as Markdown")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page with plots, too")
+    parser.add_argument("--trained", type=Path, nargs="+", default=[], metavar="FOLDER",
+                        help="runs of train, compress.cnn7 or compress.folds: adds accuracy against bytes")  # fmt: skip
     parser.add_argument("--runs", "--measure", type=int, nargs="?", const=50, default=50, metavar="N",
                         help="timed inferences per file on this machine; 0: do not measure (50)")  # fmt: skip
     parser.add_argument("--warm-up", type=int, default=WARM_UP, help=f"inferences before them ({WARM_UP})")

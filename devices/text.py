@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from devices.trained import NUMBERS
+
 Report = Mapping[str, Any]
 _KEYS = ("parameters", "nonzero_parameters", "parameter_bytes", "file_bytes", "frontend_bytes", "macs")
 
@@ -13,6 +15,8 @@ def report_text(report: Report) -> str:
     lines += ["", f"{report['name']} ({report['kind']}), {report['date']}", "", *_files_text(report)]
     if report["product"]:
         lines += ["", *_product_text(report["product"])]
+    if report["trained"]:
+        lines += ["", TRAINED, *_table(trained_rows(report))]
     lines += ["", "How each year of the DCASE low-complexity task would count the first format:"]
     lines += _table(_years(report))
     lines += [
@@ -36,18 +40,20 @@ def markdown(report: Report) -> str:
     lines += [*_notes(report), ""]
     if report["product"]:
         lines += ["## Front ends", "", *_markdown_table(_frontends(report["product"])), ""]
+    if report["trained"]:
+        lines += ["## Accuracy against bytes", "", TRAINED, "", *_markdown_table(trained_rows(report)), ""]
     lines += ["## DCASE counting", "", *_markdown_table(_years(report))]
     return "\n".join(lines) + "\n"
 
 
 def _board_row(row: Report) -> list[Any]:
-    times = _times(row, per_s=True)
+    times = times_of(row, per_s=True)
     said = ("measured: " if row["measured_ms"] else "") + "; ".join(times)
     return [row["device"], row["verdict"], row["why"], said or row["source"], _worst(row), _evidence(row)]
 
 
 def _device_text(row: Report, bundle: bool) -> list[str]:
-    times = _times(row, bundle)
+    times = times_of(row, bundle)
     lines = [f"{row['device']}: {row['verdict']}", f"    {row['board']}; {row['runtime']}"]
     if not times:
         return [*lines, f"    {row['source']}"]
@@ -57,7 +63,8 @@ def _device_text(row: Report, bundle: bool) -> list[str]:
     return [*lines, f"    source: {row['source']}", f"    known from: {_evidence(row)}"]
 
 
-def _times(row: Report, per_s: bool) -> list[str]:
+def times_of(row: Report, per_s: bool) -> list[str]:
+    """A board's times as texts: of one inference, and, where asked and known, per second of audio; none: []."""
     unit = "patch of every net" if row["duty"] else "inference"
     times = [f"{interval(row['estimated_ms'])} ms for one {unit}"] if row["estimated_ms"] else []
     if row["measured_ms"]:
@@ -136,6 +143,19 @@ def _product_text(product: Report) -> list[str]:
         f"keep; ms measured on this machine. Decisions every {product['hop_s']:g} s over {product['window_s']:g} s.",
         *_table(_frontends(product)),
     ]
+
+
+TRAINED = "Accuracy measured by the trainings on clips they had not heard; bytes counted; 95 % intervals (Wilson)."
+
+
+def trained_rows(report: Report) -> list[list[Any]]:
+    head = ["recipe", "net", "bytes of", "bytes", "accuracy", "interval", "clips"]
+    rows = []
+    for one in sorted(report["trained"], key=lambda one: (one["recipe"], one["numbers"], one["net"])):
+        low, high = (100 * x for x in one["interval"])
+        said = [f"{100 * one['accuracy']:.1f} %", f"{low:.1f} to {high:.1f} %"]
+        rows.append([one["recipe"], one["net"], NUMBERS[one["numbers"]], one["bytes"], *said, one["n"]])
+    return [head, *rows]
 
 
 def _years(report: Report) -> list[list[Any]]:
