@@ -167,10 +167,9 @@ def _axis(low: int, high: int, bottom: float) -> str:
 def _accuracy(report: Report) -> str:
     """Every score with its interval over the bytes on a logarithmic axis, named where there is room; all in a table."""
     scores = sorted(report["trained"], key=lambda one: -one["accuracy"])
-    left, right = (
-        log10(max(min(one["bytes"] for one in scores), 1)) - 0.1,
-        log10(max(one["bytes"] for one in scores)) + 0.4,
-    )
+    right = log10(max(max(one["bytes"] for one in scores), 1)) + 0.5
+    left = min(log10(max(min(one["bytes"] for one in scores), 1)) - 0.1, right - 1)
+    recipes = {one["recipe"] for one in scores}
     bottom = 10 * floor(10 * min(one["interval"][0] for one in scores))
 
     def x(n_bytes: float) -> float:
@@ -195,7 +194,8 @@ def _accuracy(report: Report) -> str:
         body += _bar(at - 4, top - 4, 8, 8, colour)
         if not any(abs(at - other) < 75 and abs(top - beside) < 22 for other, beside in named):
             named.append((at, top))
-            body += _text(at + 8, top + 5, one["net"][:8])
+            name = one["net"] if len(recipes) == 1 else f"{one['recipe'].split('/')[-1]} {one['net']}"
+            body += _text(at + 8, top + 5, name[:20])
     legend = "<br>".join(
         f'<span style="color:{_COLOURS[i]}">■</span> {escape(said)}'
         for i, (key, said) in enumerate(NUMBERS.items())
