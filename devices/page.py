@@ -8,7 +8,7 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Any
 
-from devices.text import TRAINED, times_of, trained_rows
+from devices.text import ETHOS_U, TRAINED, ethos_text, times_of, trained_rows
 from devices.trained import NUMBERS
 
 Report = Mapping[str, Any]
@@ -43,6 +43,7 @@ def page(report: Report) -> str:
         _memory(report),
         "<h2>Time on each board</h2>",
         _latencies(report),
+        *(["<h2>On an Ethos-U</h2>", _ethos_u(report)] if report["ethos_u"] else []),
         *(["<h2>Accuracy against bytes</h2>", _accuracy(report)] if report["trained"] else []),
         "<h2>Files</h2>",
         _files(report),
@@ -162,6 +163,11 @@ def _axis(low: int, high: int, bottom: float) -> str:
         body += f'<line x1="{x:.1f}" x2="{x:.1f}" y1="18" y2="{bottom:g}" stroke="#ddd"/>'
         body += _text(x, 13, f"{ms:g} ms" if ms < 1000 else f"{ms / 1000:g} s", "middle" if power < high else "end")
     return body
+
+
+def _ethos_u(report: Report) -> str:
+    lines = [f"{escape(one['name'])}: {escape(ethos_text(one))}" for one in report["ethos_u"]]
+    return f"<p>{escape(ETHOS_U)}<br>{'<br>'.join(lines)}</p>"
 
 
 def _accuracy(report: Report) -> str:

@@ -1,7 +1,7 @@
 """Which boards carry a bundle or a model file, what it costs there, and why it does not fit.
 
     python -m devices.report BUNDLE|MODEL [--device NAME ...] [--json | --markdown] [--html FILE]
-                                    [--runs N] [--threads N] [--trained FOLDER ...]
+                                    [--runs N] [--threads N] [--trained FOLDER ...] [--ethos-u NPU]
 
 Counts are read from the files. Latency on this machine is measured; latency on a board is estimated, an interval that
 nine of ten measurements are expected in. Nets run one after another: RAM is the largest plan, milliseconds are sums.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from devices import board, machine, profile, trained, work
+from devices import board, ethos, machine, profile, trained, work
 from devices.latency import WARM_UP, Open, check, measure, open_model, open_net
 from devices.size import ModelSize, conventions, read_model
 from devices.text import markdown, report_text
@@ -39,11 +39,12 @@ def report_dict(
     threads: int = 1,
     warm_up: int = WARM_UP,
     trained_in: Sequence[Path] = (),
+    ethos_u: str | None = None,
 ) -> dict[str, Any]:
     """Every number of the report for a bundle folder or a model file; plain JSON types.
 
     runs: timed inferences per file after the warm-up; 0 measures nothing. trained_in: folders of trainings whose scores
-    to show. Raises ValueError, one line, for a bad file or device name.
+    to show. ethos_u: of `ethos.CONFIGURATIONS`. Raises ValueError, one line, for a bad file or device name.
     """
     profiles = {name: profile.load(name) for name in devices if name != machine.HERE}
     path = Path(path)
@@ -64,7 +65,7 @@ def report_dict(
         "kind": "bundle" if bundle else "model",
         "date": date.today().isoformat(),
         "budget_bytes": BUDGET_BYTES,
-        "models": [{key: value for key, value in row.items() if key != "size"} for row in rows],
+        "models": [{key: value for key, value in row.items() if key not in ("size", "path")} for row in rows],
         "formats": formats,
         "conventions": conventions(*(row["size"] for row in nets)),
         "product": product,
@@ -76,7 +77,12 @@ def report_dict(
         ],
         "machine": machine.facts(),
         "trained": [_scored(one) for folder in trained_in for one in trained.scores(folder, path if bundle else None)],
+        "ethos_u": [_on_npu(row, ethos_u) for row in nets] if ethos_u else [],
     }
+
+
+def _on_npu(row: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    return {"name": row["name"], "configuration": configuration, **ethos.estimate(row["path"], configuration)}
 
 
 def _scored(score: trained.Score) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def _here(path: Path, rows: Sequence[dict[str, Any]], formats: Mapping[str, Any]
 
 def _model_row(path: Path, threads: int) -> dict[str, Any]:
     size = read_model(path)
-    return _row(path.stem, size, open_model(path, size, threads), frontend_bytes=0, patches_per_s=None)
+    return _row(path.stem, path, size, open_model(path, size, threads), frontend_bytes=0, patches_per_s=None)
 
 
 def _bundle_rows(folder: Path, runs: int, threads: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -112,11 +118,14 @@ def _bundle_rows(folder: Path, runs: int, threads: int) -> tuple[list[dict[str, 
             shape = (1, 3, member.n_frames, member.frontend.n_bands)
             opened = open_net(member.path(fmt), shape, threads)
             per_s = member.frontend.sr / member.stride_samples
-            rows.append(_row(member.name, read_model(member.path(fmt)), opened, cost.table_bytes, per_s))
+            path = member.path(fmt)
+            rows.append(_row(member.name, path, read_model(path), opened, cost.table_bytes, per_s))
     return rows, {"window_s": bundle.window_s, "hop_s": bundle.hop_s, "frontends": costs}
 
 
-def _row(name: str, size: ModelSize, opened: Open, frontend_bytes: int, patches_per_s: float | None) -> dict[str, Any]:
+def _row(
+    name: str, path: Path, size: ModelSize, opened: Open, frontend_bytes: int, patches_per_s: float | None
+) -> dict[str, Any]:
     """One model file. patches_per_s: how many a second of audio needs."""
     counts = {key: getattr(size, key) for key in (*_COUNTS, *_PLANNED)}
     layers = [
@@ -125,7 +134,7 @@ def _row(name: str, size: ModelSize, opened: Open, frontend_bytes: int, patches_
     ]
     row = {"name": name, "format": size.format, "precision": size.precision, **counts, "frontend_bytes": frontend_bytes}
     row |= {"patches_per_s": patches_per_s, "work": work.of_model(size).tolist(), "layers": layers}
-    return {**row, "size": size, "open": opened}
+    return {**row, "path": path, "size": size, "open": opened}
 
 
 def _format_sums(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -149,7 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     try:
         check(args.runs, args.threads, args.warm_up)
-        report = report_dict(args.path, _names(args.device), args.runs, args.threads, args.warm_up, args.trained)
+        report = report_dict(
+            args.path, _names(args.device), args.runs, args.threads, args.warm_up, args.trained, args.ethos_u
+        )
         if args.html:
             from devices.page import page
 
@@ -181,6 +192,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page with plots, too")
     parser.add_argument("--trained", type=Path, nargs="+", default=[], metavar="FOLDER",
                         help="runs of train, compress.cnn7 or compress.folds: adds accuracy against bytes")  # fmt: skip
+    npus = ", ".join(ethos.CONFIGURATIONS)
+    parser.add_argument("--ethos-u", choices=ethos.CONFIGURATIONS, metavar="NPU",
+                        help=f"add what ethos-u-vela says, where it is installed; one of {npus}")  # fmt: skip
     parser.add_argument("--runs", "--measure", type=int, nargs="?", const=50, default=50, metavar="N",
                         help="timed inferences per file on this machine; 0: do not measure (50)")  # fmt: skip
     parser.add_argument("--warm-up", type=int, default=WARM_UP, help=f"inferences before them ({WARM_UP})")

@@ -15,6 +15,8 @@ def report_text(report: Report) -> str:
     lines += ["", f"{report['name']} ({report['kind']}), {report['date']}", "", *_files_text(report)]
     if report["product"]:
         lines += ["", *_product_text(report["product"])]
+    if report["ethos_u"]:
+        lines += ["", ETHOS_U, *(f"{one['name']}: {ethos_text(one)}" for one in report["ethos_u"])]
     if report["trained"]:
         lines += ["", TRAINED, *_table(trained_rows(report))]
     lines += ["", "How each year of the DCASE low-complexity task would count the first format:"]
@@ -40,6 +42,15 @@ def markdown(report: Report) -> str:
     lines += [*_notes(report), ""]
     if report["product"]:
         lines += ["## Front ends", "", *_markdown_table(_frontends(report["product"])), ""]
+    if report["ethos_u"]:
+        lines += [
+            "## Ethos-U",
+            "",
+            ETHOS_U,
+            "",
+            *(f"- {one['name']}: {ethos_text(one)}" for one in report["ethos_u"]),
+            "",
+        ]
     if report["trained"]:
         lines += ["## Accuracy against bytes", "", TRAINED, "", *_markdown_table(trained_rows(report)), ""]
     lines += ["## DCASE counting", "", *_markdown_table(_years(report))]
@@ -143,6 +154,21 @@ def _product_text(product: Report) -> list[str]:
         f"keep; ms measured on this machine. Decisions every {product['hop_s']:g} s over {product['window_s']:g} s.",
         *_table(_frontends(product)),
     ]
+
+
+ETHOS_U = "On an Arm Ethos-U beside a Cortex-M, estimated by Arm's compiler ethos-u-vela, no interval known:"
+
+
+def ethos_text(one: Report) -> str:
+    """What Vela says of one net, in one line."""
+    if "error" in one:
+        return str(one["error"])
+    dram = f", DRAM {one['dram_kib']:,.1f} KiB" if one["dram_kib"] else ""
+    return (
+        f"{one['configuration']} at {one['clock_mhz']:,.0f} MHz ({one['system']}): {one['ms']:.3g} ms, {one['cycles']:,} "
+        f"cycles, SRAM {one['sram_kib']:,.1f} KiB, flash {one['flash_kib']:,.1f} KiB{dram}, {one['on_npu']} "
+        f"of {one['operators']} of its operators on the NPU"
+    )
 
 
 TRAINED = "Accuracy measured by the trainings on clips they had not heard; bytes counted; 95 % intervals (Wilson)."

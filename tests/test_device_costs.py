@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import html.parser
 import json
+import os
 import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +15,12 @@ from safetensors.numpy import save_file
 
 from benchmarks import devices as benchmark
 from benchmarks import mobilenets, rows
-from devices import arena, bench, calibrate, profile, report, trained, work
+from devices import arena, bench, calibrate, ethos, profile, report, trained, work
 from devices.cost import NOISE, expectation, fit
 from devices.graph import Graph, Node, Tensor
 from devices.page import page
 from devices.size import read_model
+from runtime.bundle import DEFAULT
 from tests.test_devices import OPS, tiny_onnx, tiny_tflite, write_onnx, write_tflite
 
 assert tiny_onnx and tiny_tflite  # fixtures, used by name
@@ -341,6 +344,49 @@ def test_damaged_trainings_are_named(name, text, sentence, tiny_tflite, tmp_path
     for folder in (tmp_path / "none", tmp_path / "runs" / "fold2" / "bundle"):
         assert report.main([str(tiny_tflite), "--runs", "0", "--trained", str(folder)]) == 2
         assert str(folder) in capsys.readouterr().err
+
+
+# What ethos-u-vela 5.2.0 said of mlperf_kws_int8.tflite on ethos-u55-256, the columns that are read.
+VELA_TABLE = """core_clock,inference_time,sram_memory_used,dram_memory_used,on_chip_flash_memory_used,\
+off_chip_flash_memory_used,system_config,cycles_total
+500000000.0,0.00011668,21.671875,0.0,0.0,30.375,Ethos_U55_High_End_Embedded,58340
+"""
+
+
+def _vela(folder, script, monkeypatch):
+    folder.mkdir(exist_ok=True)
+    (folder / "table.csv").write_text(VELA_TABLE)
+    (folder / "vela").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "vela").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_ethos_u_figures_are_vela_s_own(tiny_tflite, tiny_onnx, tmp_path, capsys, monkeypatch):
+    """Its words stand in for it here; where it is installed, a shipped net is compiled in earnest."""
+    for_real, arguments = shutil.which("vela"), [str(tiny_tflite), "--runs", "0", "--ethos-u", "ethos-u55-256"]
+    says = 'echo "CPU operators = 1 (2.6%)"; echo "NPU operators = 38 (97.4%)"'
+    _vela(tmp_path / "bin", f'cp {tmp_path}/bin/table.csv "$5/tiny_summary_x.csv"; {says}', monkeypatch)
+    assert report.main(arguments) == 0
+    assert (
+        "tiny: ethos-u55-256 at 500 MHz (Ethos_U55_High_End_Embedded): 0.117 ms, 58,340 cycles, SRAM 21.7 KiB, "
+        "flash 30.4 KiB, 38 of 39 of its operators on the NPU" in capsys.readouterr().out
+    )
+    page_at = tmp_path / "page.html"
+    assert report.main([*arguments, "--html", str(page_at)]) == 0 and "58,340 cycles" in page_at.read_text()
+    for script, sentence in [("echo strange >&2; exit 1", "ethos-u-vela refuses it: strange"), ("exit 0", "no output")]:
+        _vela(tmp_path / "bin", script, monkeypatch)
+        assert sentence in ethos.estimate(tiny_tflite, "ethos-u55-32")["error"]
+    assert "reads .tflite files" in ethos.estimate(tiny_onnx, "ethos-u55-32")["error"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "pip install ethos-u-vela" in ethos.estimate(tiny_tflite, "ethos-u55-32")["error"]
+    if for_real:
+        monkeypatch.setenv("PATH", f"{os.path.dirname(for_real)}:/usr/bin:/bin")
+        found = ethos.estimate(DEFAULT / "mel.tflite", "ethos-u55-256")
+        assert (
+            found["on_npu"] == found["operators"] > 20
+            and found["sram_kib"] < 1024
+            and found["cycles"] > 54_428_928 / 256
+        )
 
 
 def test_an_op_without_a_cost_is_named_and_mutants_end_in_one_line(tiny_tflite, tiny_onnx, tmp_path, capsys):

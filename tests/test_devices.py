@@ -490,7 +490,7 @@ def test_report_of_a_bundle(tmp_path, capsys):
 def test_worst_layer_and_duty(tiny_tflite):
     """One net, two patches a second: ms per second is twice ms per patch; the first convolution takes the most."""
     size = read_model(tiny_tflite)
-    row = report._row("net", size, lambda: None, frontend_bytes=0, patches_per_s=2.0)
+    row = report._row("net", tiny_tflite, size, lambda: None, frontend_bytes=0, patches_per_s=2.0)
     sums = report._format_sums([row])
     frontends = [{"table_bytes": 50_000, "lean_bytes": 2048, "sample_bytes": 1024, "frame_bytes": 512, "work_bytes": 512,
                   "flops_per_s": 1e6}]  # fmt: skip
