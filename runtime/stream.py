@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime import audio
+from runtime import audio, command
 from runtime.bundle import DEFAULT, Bundle
 from runtime.condition import MAX_GAIN_DB, Conditioner
 from runtime.decide import Decision, Stream, offline, whole_clip
@@ -268,9 +268,4 @@ def _duty(text: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BrokenPipeError:  # the reader went away: end quietly, and keep Python from flushing into the closed pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)
