@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.frontend import medians_ms
-from runtime import fusion
+from runtime import command, fusion
 from runtime.bundle import DEFAULT, Bundle
 from runtime.decide import Stream
 from runtime.frontend import deltas, patches
@@ -216,4 +216,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from export.thresholds import (
     truth_of,
 )
 from export.traces import Trace, hear
+from runtime import command
 from runtime.bundle import Bundle
 from runtime.level import Levels
 from runtime.rules import Rules
@@ -247,9 +247,4 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the bundle is as it was")
+    command.run(main, stopped="stopped; the bundle is as it was")

@@ -72,7 +72,7 @@ class Mqtt(Output):
         client.reconnect_delay_set(1, LONGEST_PAUSE_S)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_connect_fail, client.on_publish = self._on_connect_fail, self._on_publish
-        client.connect_async(parts.hostname, parts.port or MQTT_PORTS[parts.scheme], KEEPALIVE_S)
+        client.connect_async(parts.hostname or "", parts.port or MQTT_PORTS[parts.scheme], KEEPALIVE_S)
         client.loop_start()
         return client
 

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from runtime import audio
+from runtime import audio, command
 from runtime.bundle import DEFAULT, Bundle
 from runtime.decide import Stream
 from runtime.events import Detector, Event
 from runtime.labels import Label, read_labels
+from runtime.stream import decisions
 
 SHOW_S = 2.0  # progress on standard error, so often
 
@@ -80,7 +81,10 @@ def score(
     """
     live = Stream(bundle, window_s, hop_s)
     tolerance_s = live.window / bundle.sr if tolerance_s is None else tolerance_s
-    events, duration_s, cpu_s = _listen(live, stream)
+    source = audio.blocks(stream)
+    total_s = audio.header(stream).n_frames / source.sr
+    events, cpu_s = _listen(live, source, total_s)
+    duration_s = total_s - source.faults.missing_samples / source.sr
     known = [label for label in labels if label.event_label in bundle.labels]
     matched = match([event for event in events if event.end_s is None], labels, tolerance_s)
     n_wrong = sum(n for (truth, said), n in matched["confusion"].items() if said not in (truth, None))
@@ -104,34 +108,27 @@ def score(
         "false_alarms_per_hour": (n_wrong + n_nothing) / duration_s * 3600,
         "delay_s": {"median": _percentile(delays, 50), "p90": _percentile(delays, 90)},
         "cpu_per_audio_s": cpu_s / duration_s,
-        "bad_samples": live.n_bad,
+        "faults": source.faults.counts(),
         "confusion": _rows_of(matched["confusion"]),
         "false_alarms_of_nothing_by_label": dict(matched["false_alarms"]),
     }
 
 
-def _listen(live: Stream, path: Path) -> tuple[list[Event], float, float]:
-    """-> events, seconds of the stream, seconds of CPU that they took."""
-    source, detector = audio.blocks(path), Detector(live.bundle.labels, live.bundle.rules)
-    total_s = audio.header(path).n_frames / source.sr
-    resampler = audio.Resampler(source.sr, live.bundle.sr)
+def _listen(live: Stream, source: audio.Source, total_s: float) -> tuple[list[Event], float]:
+    """-> events, seconds of CPU that they took."""
+    detector = Detector(live.bundle.labels, live.bundle.rules)
     events: list[Event] = []
-    begun = time.monotonic()
-    n, shown, cpu_s = 0, begun, -time.process_time()
-    for block in source:
-        clean, n_bad = audio.sanitize(block)
-        live.n_bad += n_bad
-        n += len(clean)
-        events += [event for d in live.feed(resampler.feed(clean)) for event in detector.feed(d)]
+    begun = shown = time.monotonic()
+    cpu_s = -time.process_time()
+    for decision in decisions(source, live):
+        events += detector.feed(decision)
         if time.monotonic() - shown > SHOW_S:
             shown = time.monotonic()
-            print(f"\r{n / source.sr:.0f} of {total_s:.0f} s", end="", file=sys.stderr, flush=True)
-    decisions = live.feed(resampler.flush()) + live.flush()
-    events += [event for d in decisions for event in detector.feed(d)]
+            print(f"\r{decision.end_s:.0f} of {total_s:.0f} s", end="", file=sys.stderr, flush=True)
     cpu_s += time.process_time()
     if time.monotonic() - begun > SHOW_S:
         print(file=sys.stderr)
-    return events + detector.flush(), n / source.sr, cpu_s
+    return events + detector.flush(), cpu_s
 
 
 def _percentile(values: list[float], percent: float) -> float | None:
@@ -197,7 +194,4 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

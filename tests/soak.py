@@ -71,7 +71,7 @@ def callback_source(sr: int, n_samples: int) -> Source:
     fake = FakePortAudio("sounddevice")
     fake.sr = sr
     sys.modules["sounddevice"] = fake
-    opened = microphone.Microphone(None, None, 1, 0.1)
+    opened = microphone.Microphone(None, None, 1, 0.1, print)
 
     clock, status = SimpleNamespace(inputBufferAdcTime=0.0), SimpleNamespace(input_overflow=False)
 

@@ -114,7 +114,7 @@ def test_a_device_that_was_unplugged_comes_back_at_its_new_rate(portaudio, capsy
     portaudio.push(1.0)
     assert len(next(source.blocks)) == 1600
     assert source.faults.counts() == {"restarts": 1, "rate_changes": 1, "lost_samples": gap.n_samples}
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "waiting for it" in said and "back, at 16000 Hz" in said
     assert portaudio.n_initialized == 0  # each end of PortAudio was followed by a new start
 

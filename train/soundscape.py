@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from scipy import signal
 
+from runtime import command
+from runtime.files import write_atomic
 from runtime.labels import Label, write_labels
 from train.data import RECORDINGS, DataError, load_dataset, load_wave, split
-from train.run import write_atomic
 
 SR = 44100  # Hz
 NOISES = ("pink", "brown", "white", "hum")
@@ -216,9 +217,4 @@ def _arguments(argv):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; nothing was written")
+    command.run(main, stopped="stopped; nothing was written")
