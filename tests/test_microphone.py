@@ -47,10 +47,13 @@ class FakePortAudio(types.ModuleType):
     def push(self, value: float, overflow: bool = False, lost_s: float = 0.0):
         block = np.full((self.blocksize, self.channels), value, np.float32)
         block[:, -1] += 0.125
+        self.deliver(block, overflow, lost_s)
+
+    def deliver(self, block: np.ndarray, overflow: bool = False, lost_s: float = 0.0):
         self.adc_s += lost_s
         clock = types.SimpleNamespace(inputBufferAdcTime=self.adc_s)
-        self.callback(block, self.blocksize, clock, types.SimpleNamespace(input_overflow=overflow))
-        self.adc_s += self.blocksize / self.sr
+        self.callback(block, len(block), clock, types.SimpleNamespace(input_overflow=overflow))
+        self.adc_s += len(block) / self.sr
         block[:] = np.nan  # PortAudio reuses its buffer
 
 
