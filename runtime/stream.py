@@ -66,6 +66,7 @@ class _Session:
     def __init__(self, args: argparse.Namespace, bundle: Bundle, voice: "_Voice") -> None:
         self.args, self.bundle, self.say = args, bundle, voice
         self.is_live = not args.wav
+        self.file: str | None = None
         self.meter = Meter(bundle.sr)
         self.view: View | None = None
         self.outputs = open_outputs(args, bundle, self.is_live, voice)
@@ -75,6 +76,7 @@ class _Session:
 
     def run(self, source: audio.Source, path: Path | None) -> None:
         """One source until it ends, or Ctrl-C, which ends the open events first."""
+        self.file = path.name if path else None
         stream = Stream(self.bundle, self.args.window, self.args.hop)
         conditioner = Conditioner(source.sr, self.bundle.sr, source.faults, self.args.gain_db, self.args.dc_block)
         detector = Detector(self.bundle.labels, self.bundle.rules)
@@ -103,13 +105,14 @@ class _Session:
         if self.view:
             self.view.show(decision, detector.heard, *self.meter.read(), faults)
         else:
-            print(decision.to_json() if self.args.jsonl else _line(decision), flush=True)
+            more = {"file": self.file} if self.file and self.args.wav.is_dir() else {}
+            print(decision.to_json(**more) if self.args.jsonl else _line(decision), flush=True)
 
     def _send(self, events: list[Event], faults: Faults) -> None:
         faults.unsent = {output.name: output.unsent for output in self.outputs}
         for event in events:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds") if self.is_live else None
-            event = dataclasses.replace(event, time=now, faults=faults.counts())
+            event = dataclasses.replace(event, time=now, file=self.file, faults=faults.counts())
             for output in self.outputs:
                 output.event(event)
             if not self.args.jsonl and not self.view:
