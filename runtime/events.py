@@ -23,7 +23,8 @@ class Event:
     """One class from start_s on, in seconds of the stream; end_s is None while it lasts, and then it is reported again.
 
     at_s: the decision that reported it. p: highest smoothed probability so far. time: the clock's, ISO 8601 in UTC, where
-    the stream is live; file: the recording's name, where it is one. faults: what was lost or wrong since the stream began, see runtime.faults; empty if nothing was.
+    the stream is live; file: the recording's name, where it is one. faults: what was lost or wrong since the stream began,
+    see runtime.faults; empty if nothing was.
     """
 
     label: str
