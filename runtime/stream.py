@@ -106,7 +106,7 @@ class _Session:
             self.view.show(decision, detector.heard, *self.meter.read(), faults)
         else:
             more = {"file": self.file} if self.file and self.args.wav.is_dir() else {}
-            print(decision.to_json(**more) if self.args.jsonl else _line(decision), flush=True)
+            _print(decision.to_json(**more) if self.args.jsonl else _line(decision))
 
     def _send(self, events: list[Event], faults: Faults) -> None:
         faults.unsent = {output.name: output.unsent for output in self.outputs}
@@ -116,7 +116,7 @@ class _Session:
             for output in self.outputs:
                 output.event(event)
             if not self.args.jsonl and not self.view:
-                print(_event_line(event), flush=True)
+                _print(_event_line(event))
 
     def close(self) -> None:
         """Let the outputs send what waits, and say what they could not."""
@@ -207,6 +207,15 @@ def _whole_clip(bundle: Bundle, path: Path) -> Decision:
     if not len(mono):
         raise ValueError(f"{path} holds too few samples to say anything")
     return whole_clip(bundle, mono)
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"standard output cannot be written ({error.strerror}): free the disk") from error
 
 
 def _line(decision: Decision) -> str:
