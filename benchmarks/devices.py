@@ -24,6 +24,7 @@ from benchmarks.rows import Row
 from devices import arena, work
 from devices.cost import MULTIPLIER
 from devices.size import ModelSize
+from runtime import command
 
 TFLM = "tflite-micro 0.dev20261023182759, reference kernels"  # recorded the figures in arena.csv
 
@@ -167,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime import filterbanks
+from runtime import command, filterbanks
 from runtime.frontend import (
     CQT,
     GAMMATONE,
@@ -235,4 +235,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

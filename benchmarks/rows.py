@@ -18,6 +18,7 @@ import numpy as np
 
 from devices.graph import Graph, Node, Tensor, read_tflite
 from devices.size import ModelSize, measure_graph, read_model
+from runtime import command
 
 DATA = Path(__file__).parent / "data"
 _KEPT = "system model file board_name core kind clock_mhz ms ram_kib flash_kib source".split()
@@ -162,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -51,7 +51,7 @@ def _cost(
     own = [row for row in known if row.board == board.rows_board and _same(row, board)]
     if own:
         counts = np.array([works[row.file] for row in own])
-        cost, known_from = fit(expectation(board.core), counts, [row.cycles for row in own]), f"{len(own)} rows"
+        cost, known_from = fit(expectation(board.core), counts, [row.cycles for row in own]), _rows(len(own))
     else:
         cost, shared = left_out.from_relatives(Kind(board.core, board.runtime, _short(board.version)), fitted)
         known_from = f"other boards, the same {shared}"
@@ -59,6 +59,10 @@ def _cost(
         cost = Cost(cost.log_cycles, cost.covariance + _THREADS_DEVIATION**2)
         known_from += ", four threads taken for three"
     return cost, known_from
+
+
+def _rows(n: int) -> str:
+    return "1 row" if n == 1 else f"{n} rows"
 
 
 def _same(row: Row, board: Profile) -> bool:

@@ -6,18 +6,19 @@ done is not trained again.
 
 import argparse
 import json
-import math
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from compress import cnn7
+from devices.trained import wilson
+from runtime import command
+from runtime.files import write_atomic
 from runtime.frontend import PRESETS
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE
 from train.loop import Recipe
-from train.run import load_run, write_atomic
+from train.run import load_run
 
 
 def pooled(tables):
@@ -36,14 +37,6 @@ def _pool(scores):
     return {**mean, "n": n, "per_class": {label: float(hit / of) for label, hit, of in hits if of}}
 
 
-def interval(accuracy, n):
-    """Wilson's 95 % interval of an accuracy measured on n clips."""
-    z = 1.96
-    middle = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
-    return middle - half, middle + half
-
-
 def main(argv=None):
     args = _arguments(argv)
     dataset = load_dataset(args.data)
@@ -58,7 +51,7 @@ def main(argv=None):
     n = sum(table["PROD"]["tflite"]["n"] for table in tables)
     print(f"\nevery fold held out once, last epoch{f', scored on {args.score_on}' if args.score_on else ''}")
     print(cnn7.evaluation_text(rows, n))
-    low, high = interval(rows["PROD"]["tflite"]["accuracy"], n)
+    low, high = wilson(rows["PROD"]["tflite"]["accuracy"], n)
     by_fold = ", ".join(f"{table['PROD']['tflite']['accuracy']:.1%}" for table in tables)
     print(f"PROD, TFLite: {by_fold} by fold; 95 % interval {low:.1%} to {high:.1%}")
     print("per class: " + ", ".join(f"{k} {v:.0%}" for k, v in rows["PROD"]["tflite"]["per_class"].items()))
@@ -93,9 +86,4 @@ def _arguments(argv):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the last epoch")
+    command.run(main, "stopped; the same command goes on from the last epoch")

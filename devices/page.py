@@ -8,7 +8,8 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Any
 
-from devices.text import interval
+from devices.text import ETHOS_U, TRAINED, ethos_text, times_of, trained_rows
+from devices.trained import NUMBERS
 
 Report = Mapping[str, Any]
 _WIDTH = 640  # of a plot's own coordinates; the page scales it
@@ -17,12 +18,14 @@ _COLOURS = ("#2a6f97", "#e07a5f", "#81b29a", "#f2cc8f", "#6d597a", "#adb5bd")
 _STYLE = """
 body{font:16px/1.45 system-ui,sans-serif;margin:0 auto;max-width:760px;padding:12px;color:#1b1b1b;background:#fff}
 h1{font-size:1.5em;overflow-wrap:anywhere}h2{font-size:1.15em;margin-top:1.6em}
-svg{width:100%;height:auto}svg text{font:15px system-ui,sans-serif;fill:#1b1b1b}
+svg{width:100%;height:auto;overflow:visible;margin-top:8px}
+svg text{font:15px system-ui,sans-serif;fill:#1b1b1b;paint-order:stroke;stroke:#fff;stroke-width:3px}
 .card{border-left:6px solid;padding:6px 10px;margin:8px 0;background:#f6f7f8;overflow-wrap:anywhere}
 .good{border-color:#2a9d4a}.maybe{border-color:#e0a100}.bad{border-color:#c8312b}
 .note,small{color:#555;font-size:.87em}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.87em}td,th{padding:3px 8px;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left}
+@media(max-width:500px){svg text{font-size:20px}}
 """
 
 
@@ -40,6 +43,8 @@ def page(report: Report) -> str:
         _memory(report),
         "<h2>Time on each board</h2>",
         _latencies(report),
+        *(["<h2>On an Ethos-U</h2>", _ethos_u(report)] if report["ethos_u"] else []),
+        *(["<h2>Accuracy against bytes</h2>", _accuracy(report)] if report["trained"] else []),
         "<h2>Files</h2>",
         _files(report),
     ]
@@ -51,14 +56,13 @@ def page(report: Report) -> str:
 
 
 def _card(row: Report) -> str:
-    times = "not estimated"
-    if row["estimated_ms"]:
-        unit = "patch of every net" if row["duty"] else "inference"
-        times = f"estimated: {interval(row['estimated_ms'])} ms for one {unit}"
-    source = f"{row['source']}; {row['known_from']}"
+    times, source = row["source"], ""
+    if known := times_of(row, per_s=False):
+        times = f"{'measured' if row['measured_ms'] else 'estimated'}: {known[0]}"
+        source = f"{row['source']}; {row['known_from']}"
     return (
         f'<div class="card {_VERDICTS[row["verdict"]]}"><b>{escape(row["device"])}: {row["verdict"]}</b><br>'
-        f"{escape(row['why'])}<br>{times}<br><small>{escape(row['board'])}; {escape(row['runtime'])}. "
+        f"{escape(row['why'])}<br>{escape(times)}<br><small>{escape(row['board'])}; {escape(row['runtime'])}. "
         f"{escape(source)}</small></div>"
     )
 
@@ -104,9 +108,9 @@ def _memory(report: Report) -> str:
     body = "".join(_text(1, y, f"{kib:,.0f} KiB") for y, kib in ((14, top / 1024), (196, 0)))
     for i, net in enumerate(nets):
         live = [layer["live_bytes"] for layer in net["layers"]]
-        step = (_WIDTH - 92) / len(live)
+        step = (_WIDTH - 102) / len(live)
         points = [
-            (90 + (j + k) * step, 196 - 184 * value / top + 2 * i) for j, value in enumerate(live) for k in (0, 1)
+            (100 + (j + k) * step, 196 - 184 * value / top + 2 * i) for j, value in enumerate(live) for k in (0, 1)
         ]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         body += f'<polyline points="{path}" fill="none" stroke="{_COLOURS[i % len(_COLOURS)]}" stroke-width="2"/>'
@@ -159,6 +163,63 @@ def _axis(low: int, high: int, bottom: float) -> str:
         body += f'<line x1="{x:.1f}" x2="{x:.1f}" y1="18" y2="{bottom:g}" stroke="#ddd"/>'
         body += _text(x, 13, f"{ms:g} ms" if ms < 1000 else f"{ms / 1000:g} s", "middle" if power < high else "end")
     return body
+
+
+def _ethos_u(report: Report) -> str:
+    lines = [f"{escape(one['name'])}: {escape(ethos_text(one))}" for one in report["ethos_u"]]
+    return f"<p>{escape(ETHOS_U)}<br>{'<br>'.join(lines)}</p>"
+
+
+def _accuracy(report: Report) -> str:
+    """Every score with its interval over the bytes on a logarithmic axis, named where there is room; all in a table."""
+    scores = sorted(report["trained"], key=lambda one: -one["accuracy"])
+    right = log10(max(max(one["bytes"] for one in scores), 1)) + 0.5
+    left = min(log10(max(min(one["bytes"] for one in scores), 1)) - 0.1, right - 1)
+    recipes = {one["recipe"] for one in scores}
+    bottom = 10 * floor(10 * min(one["interval"][0] for one in scores))
+
+    def x(n_bytes: float) -> float:
+        return 52 + (_WIDTH - 60) * (log10(max(n_bytes, 1)) - left) / (right - left)
+
+    def y(share: float) -> float:
+        return 330 - 310 * (100 * share - bottom) / (100 - bottom)
+
+    body = "".join(_rule(y(p / 100)) + _text(1, y(p / 100) + 5, f"{p} %") for p in range(bottom, 101, 10))
+    budget = report["budget_bytes"]
+    if left < log10(budget) < right:
+        body += f'<line x1="{x(budget):.1f}" x2="{x(budget):.1f}" y1="20" y2="330" stroke="#c8312b"/>'
+    for n_bytes in (n * 10**power for power in range(2, 10) for n in (1, 2, 5)):
+        if left < log10(n_bytes) < right:
+            body += _text(x(n_bytes), 350, f"{n_bytes / 1000:,g} kB", "middle")
+    named: list[tuple[float, float]] = []
+    for one in scores:
+        at, top = x(one["bytes"]), y(one["accuracy"])
+        colour = _COLOURS[list(NUMBERS).index(one["numbers"])]
+        low, high = (y(share) for share in one["interval"])
+        body += f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{high:.1f}" y2="{low:.1f}" stroke="{colour}" opacity=".35"/>'
+        body += _bar(at - 4, top - 4, 8, 8, colour)
+        if not any(abs(at - other) < 75 and abs(top - beside) < 22 for other, beside in named):
+            named.append((at, top))
+            name = one["net"] if len(recipes) == 1 else f"{one['recipe'].split('/')[-1]} {one['net']}"
+            body += _text(at + 8, top + 5, name[:20])
+    legend = "<br>".join(
+        f'<span style="color:{_COLOURS[i]}">■</span> {escape(said)}'
+        for i, (key, said) in enumerate(NUMBERS.items())
+        if any(one["numbers"] == key for one in scores)
+    )
+    clips = sorted({one["n"] for one in scores})
+    note = f"{legend}<br>{TRAINED} Red: the budget of {budget:,} bytes. Clips: {', '.join(f'{n:,}' for n in clips)}."
+    table = _html_table(*_head_and_rows(trained_rows(report)))
+    return f"{_svg(356, body, 'accuracy against bytes')}<p class=note>{note}</p><div class=scroll>{table}</div>"
+
+
+def _rule(y: float) -> str:
+    return f'<line x1="50" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+
+
+def _head_and_rows(rows: Sequence[Sequence[Any]]) -> tuple[list[str], list[list[str]]]:
+    head, *body = ([_number(cell) for cell in row] for row in rows)
+    return head, body
 
 
 def _files(report: Report) -> str:

@@ -58,7 +58,8 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
     A file cut off among its samples gives those it has. Raises AudioError for one that is missing, empty, cut off
     before its samples, or of a kind nobody here can read.
     """
-    path, head = Path(path), header(path)
+    path = Path(path)
+    head = header(path)
     chunks = list(_chunks(path, head, n_frames=1 << 18))  # never trust n_frames with an allocation
     if not chunks:
         raise AudioError(f"{path} holds no samples: it was cut off, record it again")
@@ -68,7 +69,8 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
 
 def blocks(path: str | Path, block_s: float = 0.1) -> Source:
     """A file -> its Source, mixed down, `block_s` seconds a block, never whole in memory. Raises as read() does."""
-    path, head = Path(path), header(path)
+    path = Path(path)
+    head = header(path)
     chunks = _chunks(path, head, n_frames=n_block(block_s, head.sr))
     return Source(head.sr, map(to_mono, chunks), Faults(missing_samples=head.n_missing))
 

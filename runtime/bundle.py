@@ -8,8 +8,6 @@ A bundle holds bundle.json, the members' model files in each format, golden.npz 
 import argparse
 import dataclasses
 import hashlib
-import json
-import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime import audio, engine, fusion
+from runtime import audio, command, engine, files, fusion
 from runtime.frontend import DELTA_FRAMES, Frontend, FrontendStream, deltas, patches, spectrogram
 from runtime.level import Levels
 from runtime.rules import Rules
@@ -27,7 +25,7 @@ from runtime.rules import Rules
 FORMAT = 1
 BUNDLES = Path(__file__).parent / "bundles"
 DEFAULT = BUNDLES / "esc10"
-MAX_JSON_BYTES = MAX_GOLDEN_BYTES = 32 << 20
+MAX_GOLDEN_BYTES = 32 << 20
 # Of a probability: engines round some int8 logits a step or two apart (tflite-runtime: 0.018); a wrong file is far off.
 CHECK_BOUND = 0.06
 
@@ -229,15 +227,10 @@ def _said(error: Exception) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BundleError(f"{path.parent} is no bundle: {path.name} is missing (python -m export makes bundles)")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise BundleError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB: that is no bundle's")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is damaged ({error}): copy the bundle again") from error
-    if not isinstance(values, dict):
-        raise BundleError(f"{path} is damaged (no JSON object): copy the bundle again")
-    return values
+        return files.read_json(path)
+    except ValueError as error:
+        raise BundleError(f"{error}: copy the bundle again") from error
 
 
 def _read_golden(path: Path, labels: tuple[str, ...], names: list[str]) -> dict[str, np.ndarray]:
@@ -324,7 +317,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

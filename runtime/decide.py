@@ -40,12 +40,12 @@ class Decision:
     members: dict[str, tuple[str, float]]
     silent: bool = False
 
-    def to_json(self) -> str:
-        """One line of JSON."""
+    def to_json(self, **more: str) -> str:
+        """One line of JSON, with what else there is to say."""
         values = dataclasses.asdict(self)
         values["members"] = {name: {"label": label, "p": round(p, 6)} for name, (label, p) in self.members.items()}
         values["scores"] = {label: round(p, 6) for label, p in self.scores.items()}
-        return json.dumps(values | {"p": round(self.p, 6)})
+        return json.dumps(values | {"p": round(self.p, 6)} | more)
 
 
 class Stream:

@@ -23,7 +23,8 @@ class Event:
     """One class from start_s on, in seconds of the stream; end_s is None while it lasts, and then it is reported again.
 
     at_s: the decision that reported it. p: highest smoothed probability so far. time: the clock's, ISO 8601 in UTC, where
-    the stream is live. faults: what was lost or wrong since the stream began, see runtime.faults; empty if nothing was.
+    the stream is live; file: the recording's name, where it is one. faults: what was lost or wrong since the stream began,
+    see runtime.faults; empty if nothing was.
     """
 
     label: str
@@ -32,7 +33,8 @@ class Event:
     at_s: float
     p: float
     time: str | None = None
-    faults: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    file: str | None = None
+    faults: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -4,11 +4,10 @@ What is lost is never hidden: a Gap stands where sound is missing, and the sourc
 unplugged is waited for; a device whose rate is not the one it claims is said to be so.
 """
 
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -61,9 +60,11 @@ class Ring:
 class Microphone:
     """An open PortAudio input and its ring."""
 
-    def __init__(self, sr: int | None, device: int | str | None, channel: int, block_s: float) -> None:
+    def __init__(
+        self, sr: int | None, device: int | str | None, channel: int, block_s: float, say: Callable[[str], None]
+    ) -> None:
         self.wanted_sr, self.device, self.channel, self.block_s = sr, device, channel, block_s
-        self.faults = Faults()
+        self.faults, self._say = Faults(), say
         self._stream: Any = None
         self.open()
 
@@ -125,7 +126,7 @@ class Microphone:
                     yield Gap(n_lost)
                 if rate.is_wrong(n_lost + len(block), heard_at):
                     self.faults.rate_changes += 1
-                    _say(
+                    self._say(
                         f"the device claims {self.sr} Hz and delivers {rate.measured_hz:.0f}: what is heard is off pitch"
                     )
                 yield block
@@ -134,7 +135,7 @@ class Microphone:
 
     def _come_back(self, gone_at: float) -> Gap:
         """Wait for the device, open it again -> what was lost meanwhile, by the clock."""
-        _say(f"the microphone delivered nothing for {QUIET_S:.0f} s: waiting for it to come back")
+        self._say(f"the microphone delivered nothing for {QUIET_S:.0f} s: waiting for it to come back")
         old_sr = self.sr
         self.close()
         while True:
@@ -148,7 +149,7 @@ class Microphone:
         self.faults.restarts += 1
         self.faults.lost_samples += lost
         self.faults.rate_changes += self.sr != old_sr
-        _say(f"the microphone is back, at {self.sr} Hz")
+        self._say(f"the microphone is back, at {self.sr} Hz")
         return Gap(lost, self.sr)
 
 
@@ -177,16 +178,20 @@ class _RateWatch:
 
 
 def microphone(
-    sr: int | None = None, device: int | str | None = None, channel: int = 1, block_s: float = 0.1
+    sr: int | None = None,
+    device: int | str | None = None,
+    channel: int = 1,
+    block_s: float = 0.1,
+    say: Callable[[str], None] = print,
 ) -> Source:
     """A microphone's Source, at `sr` Hz or the device's own rate; the default one unless `device` names another.
 
     channel 1.. of a device with several. Raises AudioError where PortAudio, the device or the rate is not to be had; a
-    device that goes away later is waited for.
+    device that goes away later is waited for, and `say` is told.
     """
     if channel < 1:
         raise AudioError(f"channel {channel}: they count from 1")
-    opened = Microphone(sr, device, channel, block_s)
+    opened = Microphone(sr, device, channel, block_s, say)
     return Source(opened.sr, opened.listen(), opened.faults, opened.backlog_s)
 
 
@@ -217,7 +222,3 @@ def _forget_devices() -> None:
     sounddevice = _sounddevice()
     sounddevice._terminate()
     sounddevice._initialize()
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)

@@ -5,21 +5,23 @@ import dataclasses
 import datetime
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from runtime import audio
-from runtime.bundle import DEFAULT, Bundle
+from runtime import audio, command, options
+from runtime.bundle import Bundle
 from runtime.condition import MAX_GAIN_DB, Conditioner
 from runtime.decide import Decision, Stream, offline, whole_clip
 from runtime.events import Detector, Event
+from runtime.faults import Faults
 from runtime.level import CLIP_S
 from runtime.meter import Meter
-from runtime.microphone import list_devices, microphone
+from runtime.microphone import list_devices
+from runtime.outputs import Say, close_outputs, open_outputs, to_stderr
+from runtime.view import View
 
 __all__ = ["Decision", "Stream", "decisions", "offline", "whole_clip"]
 
@@ -61,73 +63,106 @@ def decisions(
 class _Session:
     """Everything between a source's decisions and whoever reads, hears or stores them."""
 
-    def __init__(self, args: argparse.Namespace, bundle: Bundle) -> None:
-        self.args, self.bundle = args, bundle
+    def __init__(self, args: argparse.Namespace, bundle: Bundle, voice: "_Voice") -> None:
+        self.args, self.bundle, self.say = args, bundle, voice
         self.is_live = not args.wav
+        self.file: str | None = None
         self.meter = Meter(bundle.sr)
+        self.view: View | None = None
+        self.outputs = open_outputs(args, bundle, self.is_live, voice)
+        if args.view:
+            self.view = View(bundle)
+            voice.to = self.view.say
 
     def run(self, source: audio.Source, path: Path | None) -> None:
         """One source until it ends, or Ctrl-C, which ends the open events first."""
+        self.file = path.name if path else None
         stream = Stream(self.bundle, self.args.window, self.args.hop)
         conditioner = Conditioner(source.sr, self.bundle.sr, source.faults, self.args.gain_db, self.args.dc_block)
         detector = Detector(self.bundle.labels, self.bundle.rules)
         n = 0
         try:
-            for decision in decisions(source, stream, conditioner, [self.meter]):
+            for decision in decisions(source, stream, conditioner, [self.meter, *self.outputs]):
                 n += 1
                 source.faults.late_windows += source.backlog_s() * self.bundle.sr > stream.hop
-                self._show(decision)
+                self._send(detector.feed(decision), source.faults)
+                self._show(decision, detector, source.faults)
                 if stream.levels and (warning := stream.levels.warning()):
-                    _say(warning)
-                self._send(detector.feed(decision), source)
+                    self.say(warning)
         finally:
-            self._send(detector.flush(), source)
+            self._send(detector.flush(), source.faults)
+            for output in self.outputs:
+                output.reset()
             for sentence in source.faults.sentences():
-                _say(sentence)
+                self.say(sentence)
         if not n and path:
-            self._show(_whole_clip(self.bundle, path))
-            _say(f"{path} is shorter than one patch: looped, one decision for the whole of it")
+            self._show(_whole_clip(self.bundle, path), detector, source.faults)
+            self.say(f"{path} is shorter than one patch: looped, one decision for the whole of it")
         elif not n:
-            _say(f"no decision: the first one takes {_first_s(self.bundle):.1f} s of sound")
+            self.say(f"no decision: the first one takes {_first_s(self.bundle):.1f} s of sound")
 
-    def _show(self, decision: Decision) -> None:
-        print(decision.to_json() if self.args.jsonl else _line(decision), flush=True)
+    def _show(self, decision: Decision, detector: Detector, faults: Faults) -> None:
+        if self.view:
+            self.view.show(decision, detector.heard, *self.meter.read(), faults)
+        else:
+            more = {"file": self.file} if self.file and self.args.wav.is_dir() else {}
+            _print(decision.to_json(**more) if self.args.jsonl else _line(decision))
 
-    def _send(self, events: list[Event], source: audio.Source) -> None:
+    def _send(self, events: list[Event], faults: Faults) -> None:
+        faults.unsent = {output.name: output.unsent for output in self.outputs}
         for event in events:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds") if self.is_live else None
-            event = dataclasses.replace(event, time=now, faults=source.faults.counts())
-            if not self.args.jsonl:
-                print(_event_line(event), flush=True)
+            event = dataclasses.replace(event, time=now, file=self.file, faults=faults.counts())
+            for output in self.outputs:
+                output.event(event)
+            if not self.args.jsonl and not self.view:
+                _print(_event_line(event))
 
     def close(self) -> None:
-        pass
+        """Let the outputs send what waits, and say what they could not."""
+        if self.view:
+            self.view.close()
+            self.say.to = to_stderr
+        close_outputs(self.outputs)
+        for output in self.outputs:
+            if output.unsent:
+                self.say(f"{output.name} {output.target}: {output.unsent} events never left")
+
+
+class _Voice:
+    """A line to the user: on standard error, or below the picture while there is one."""
+
+    to: Say = staticmethod(to_stderr)
+
+    def __call__(self, line: str) -> None:
+        self.to(line)
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _arguments(argv)
+    args = options.arguments(argv)
     if args.list:
         print(list_devices())
         return 0
     if args.nice:
         os.nice(args.nice)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped as Ctrl-C stops a person's
+    voice = _Voice()
     paths = audio.recordings(args.wav) if args.wav else [None]
-    source = _source(args, paths[0])  # before the bundle: a wrong path is said at once
+    source = options.source(args, paths[0], voice)  # before the bundle: a wrong path is said at once
     bundle = Bundle.load(args.bundle, args.engine, args.threads)
     if not args.jsonl:
-        _say(_greeting(bundle, source.sr))
+        voice(_greeting(bundle, source.sr))
     if args.calibrate:
         print(_calibrate(source, Stream(bundle), args.calibrate))
         return 0
-    session = _Session(args, bundle)
+    session = _Session(args, bundle, voice)
     try:
         for number, path in enumerate(paths):
             if len(paths) > 1:
-                _say(f"{path}:")
-            session.run(source if not number else _source(args, path), path)
+                voice(f"{path}:")
+            session.run(source if not number else options.source(args, path, voice), path)
     except KeyboardInterrupt:
-        _say("stopped")
+        voice("stopped")
     finally:
         session.close()
     return 0
@@ -174,6 +209,15 @@ def _whole_clip(bundle: Bundle, path: Path) -> Decision:
     return whole_clip(bundle, mono)
 
 
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"standard output cannot be written ({error.strerror}): free the disk") from error
+
+
 def _line(decision: Decision) -> str:
     if decision.silent:
         return f"{decision.end_s:8.2f} s  (silence)"
@@ -188,89 +232,5 @@ def _event_line(event: Event) -> str:
     return f"{event.at_s:8.2f} s  < {event.label}, {event.end_s - event.start_s:.1f} s long, at most {event.p:.2f}"
 
 
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
-
-
-def _source(args: argparse.Namespace, path: Path | None) -> audio.Source:
-    if path:
-        source = audio.blocks(path)
-    elif args.stdin:
-        source = audio.stdin_blocks(args.sr, args.sample_format)
-    else:
-        source = microphone(args.sr, _device(args.device), args.channel)
-    if args.realtime:
-        source = audio.paced(source)
-    return audio.duty_cycle(source, *args.duty) if args.duty else source
-
-
-def _device(name: str | None) -> int | str | None:
-    return int(name) if name and name.isdecimal() else name
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m runtime.stream", description="Live decisions and events on a stream of sound."
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--mic", action="store_true", help="listen to a microphone")
-    what.add_argument(
-        "--wav", type=Path, metavar="PATH", help="a recording, or a folder of them (other formats: extra 'audio')"
-    )
-    what.add_argument("--stdin", action="store_true", help="raw mono samples from a pipe")
-    what.add_argument("--list", action="store_true", help="list the microphones")
-    parser.add_argument("--bundle", type=Path, default=DEFAULT, help="folder (default: the bundle that ships)")
-    parser.add_argument(
-        "--window", type=float, metavar="S", help="seconds a decision looks back, 1 to 10 (default: the bundle's)"
-    )
-    parser.add_argument("--hop", type=float, metavar="S", help="seconds between decisions (default: the bundle's)")
-    parser.add_argument("--jsonl", action="store_true", help="one JSON object a line for each decision, nothing else")
-
-    source = parser.add_argument_group("the source")
-    source.add_argument("--device", help="microphone's number or name, see --list (default: the system's)")
-    source.add_argument("--channel", type=int, default=1, help="of a microphone with several, from 1 (default 1)")
-    source.add_argument("--sr", type=int, help="Hz of --stdin (default 44100), or to ask of the microphone")
-    source.add_argument("--sample-format", default="s16le", help="of --stdin: s16le, f32le, ... (default s16le)")
-    source.add_argument("--realtime", action="store_true", help="play a recording at its own pace")
-    source.add_argument("--gain-db", type=float, default=0.0, metavar="DB", help="for a quiet microphone")
-    source.add_argument(
-        "--calibrate",
-        type=float,
-        nargs="?",
-        const=60.0,
-        metavar="S",
-        help="listen for S seconds (default 60), in which it sounds as it will, and print the gain to use",
-    )
-    source.add_argument("--dc-block", action="store_true", help="for a microphone with an offset; 0.1 s later")
-
-    load = parser.add_argument_group("the load")
-    load.add_argument("--engine", choices=("tflite", "onnx"), help="model files to run (default: what is installed)")
-    load.add_argument("--threads", type=int, default=1, help="threads of the engine (default 1)")
-    load.add_argument("--nice", type=int, default=0, metavar="N", help="give way to others: 0 to 19")
-    load.add_argument(
-        "--duty", type=_duty, metavar="ON/PERIOD", help="listen ON seconds of every PERIOD, as 10/60, for batteries"
-    )
-    args = parser.parse_args(argv)
-    args.sr = args.sr or (44100 if args.stdin else None)
-    if not 0 <= args.nice <= 19:
-        parser.error(f"--nice {args.nice}: choose 0 to 19")
-    return args
-
-
-def _duty(text: str) -> tuple[float, float]:
-    try:
-        on_s, period_s = (float(part) for part in text.split("/"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers of seconds as in 10/60") from None
-    if not 1 <= on_s < period_s <= 86400:
-        raise argparse.ArgumentTypeError(f"{text}: wanted 1 <= ON < PERIOD <= 86400 seconds")
-    return on_s, period_s
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BrokenPipeError:  # the reader went away: end quietly, and keep Python from flushing into the closed pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

@@ -27,8 +27,8 @@ def test_other_formats_go_to_libsndfile(tmp_path, suffix, subtype):
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, noise(5000, 2), 44100, subtype=subtype)
     reference, _ = soundfile.read(path, dtype="float32")
-    np.testing.assert_array_equal(read(path)[0], reference)
-    np.testing.assert_array_equal(np.concatenate(list(blocks(path, 0.01))), reference.mean(1))
+    np.testing.assert_array_equal(read(str(path))[0], reference)
+    np.testing.assert_array_equal(np.concatenate(list(blocks(str(path), 0.01))), reference.mean(1))
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])

@@ -5,8 +5,6 @@ gives the same stream. Their labels lie beside it, stream.csv: onset,offset,even
 """
 
 import argparse
-import csv
-import dataclasses
 import sys
 import time
 import wave as wavfile
@@ -15,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from scipy import signal
 
+from runtime import command
+from runtime.files import write_atomic
+from runtime.labels import Label, write_labels
 from train.data import RECORDINGS, DataError, load_dataset, load_wave, split
-from train.run import write_atomic
 
 SR = 44100  # Hz
 NOISES = ("pink", "brown", "white", "hum")
@@ -27,15 +27,6 @@ FADE_S = 0.01  # a recording's first and last samples: a click would be a sound 
 RANGE_DB = 60.0  # what lies so far below a recording's loudest frame is its silence, and not labelled
 PIECE_S = 10.0
 MAX_MINUTES = 720.0  # a WAV ends at 4 GB
-
-
-@dataclasses.dataclass(frozen=True)
-class Label:
-    """A sound in a stream, in seconds."""
-
-    onset: float
-    offset: float
-    event_label: str
 
 
 class RoomNoise:
@@ -190,14 +181,6 @@ def labels_path(out):
     return Path(out).with_suffix(".csv")
 
 
-def write_labels(path, labels):
-    """Labels as a table that `python -m runtime.score` reads."""
-    with open(path, "w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["onset", "offset", "event_label"])
-        table.writerows([f"{label.onset:.3f}", f"{label.offset:.3f}", label.event_label] for label in labels)
-
-
 def main(argv=None):
     args = _arguments(argv)
     if args.out.suffix != ".wav":
@@ -234,9 +217,4 @@ def _arguments(argv):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; nothing was written")
+    command.run(main, stopped="stopped; nothing was written")

@@ -5,17 +5,17 @@ One spectrogram above the other, on one time axis; with a bundle, its decisions 
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from runtime import command
 from runtime.bundle import Bundle
+from runtime.files import write_atomic
 from runtime.frontend import PRESETS, spectrogram
 from runtime.papers import PAPERS
 from runtime.stream import Stream
 from train.data import load_wave
-from train.run import write_atomic
 
 MAX_SECONDS = 120.0
 RANGE_DB = 80.0  # below the loudest cell everything is black
@@ -116,7 +116,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)
