@@ -52,7 +52,11 @@ def arguments(*words):
 
 
 def test_lines_are_the_events_and_a_restart_appends(tmp_path):
-    sent = [event(1), event(1, 2.5), Event('a "b",\nc', 1 / 3, None, 9.0, 0.5, "2026-11-21T18:56:01Z", {"overruns": 2})]
+    sent = [
+        event(1),
+        event(1, 2.5),
+        Event('a "b",\nc', 1 / 3, None, 9.0, 0.5, "2026-11-21T18:56:01Z", "b.wav", {"overruns": 2}),
+    ]
     for part in (sent[:1], sent[1:]):
         outputs = [JsonLines(tmp_path / "e.jsonl"), Csv(tmp_path / "e.csv")]
         for each in part:
