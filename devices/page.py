@@ -119,7 +119,11 @@ def _memory(report: Report) -> str:
         for i, net in enumerate(nets)
     )
     plan = max(net["arena_bytes"] for net in nets)
-    note = f"{names}. Counted, layer by layer, {fmt}, in the order of execution; planned as one arena: {plan:,} bytes."
+    fused = max(net["fused_bytes"] for net in nets)
+    note = (
+        f"{names}. Counted, layer by layer, {fmt}, in the order of execution; planned as one arena: {plan:,} bytes; if "
+        f"convolutions and the pools behind them were fused: {fused:,}."
+    )
     return _svg(206, body, "bytes of live activations over the operators") + f"<p class=note>{note}</p>"
 
 
@@ -223,8 +227,28 @@ def _head_and_rows(rows: Sequence[Sequence[Any]]) -> tuple[list[str], list[list[
 
 
 def _files(report: Report) -> str:
-    keys = ("format", "precision", "file_bytes", "parameters", "macs", "peak_activation_bytes", "arena_bytes")
-    head = ["net", "format", "weights", "file bytes", "parameters", "MACs", "layer RAM", "arena", "measured ms"]
+    keys = (
+        "format",
+        "precision",
+        "file_bytes",
+        "parameters",
+        "macs",
+        "peak_activation_bytes",
+        "arena_bytes",
+        "fused_bytes",
+    )
+    head = [
+        "net",
+        "format",
+        "weights",
+        "file bytes",
+        "parameters",
+        "MACs",
+        "layer RAM",
+        "arena",
+        "fused",
+        "measured ms",
+    ]
     rows = [[row["name"], *(_number(row[key]) for key in keys), _measured(row)] for row in report["models"]]
     return f"<div class=scroll>{_html_table(head, rows)}</div>"
 
