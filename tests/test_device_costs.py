@@ -88,6 +88,34 @@ def test_the_plan_is_the_lowest_free_place_however_many_tensors():
     assert arena.head_bytes(Graph(tuple(nodes), chain, ("0",), ("20000",))) == 32
 
 
+HEAD = "system,file,board_name,core,kind,clock_mhz,ms\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "no column system, file"),
+        (b"a,b\n1,2\n", "no column system, file"),
+        (f"{HEAD}TFLM,net.tflite\n".encode(), "line 2: no board_name, core, kind, clock_mhz, ms"),
+        (b"\xff\xfe", "is no CSV"),
+        (f"{HEAD}{'x' * 200_000}".encode(), "is no CSV"),
+    ],
+)
+def test_tables_of_rows_that_are_none(data, sentence, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+        rows.read(path)
+    assert sentence in str(caught.value)
+
+
+def test_models_that_cannot_be_counted_are_left_out_and_named(tiny_tflite, tmp_path):
+    (tmp_path / "broken.tflite").write_bytes(b"not a model")
+    sizes, refused = rows.models_in(tmp_path)
+    assert list(sizes) == ["tiny.tflite"] and list(refused) == ["broken.tflite"]
+    assert benchmark.measure(folder=tmp_path)["details"]["refused"] == refused
+
+
 def test_mobilenets_count_as_their_papers_do():
     v1, v2 = mobilenets.models().values()
     assert round(v1.macs / 1e6) == 569 and round(v2.macs / 1e6) == 301
