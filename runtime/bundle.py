@@ -11,6 +11,7 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy as np
 
 from runtime import audio, command, engine, files, fusion
 from runtime.frontend import DELTA_FRAMES, Frontend, FrontendStream, deltas, patches, spectrogram
+from runtime.level import Levels
+from runtime.rules import Rules
 
 FORMAT = 1
 BUNDLES = Path(__file__).parent / "bundles"
@@ -57,6 +60,11 @@ class Member:
         """The shortest recording that holds a patch; predict() loops a shorter one."""
         return (self.n_static - 1) * self.frontend.hop_length
 
+    @cached_property
+    def lookahead(self) -> int:
+        """Samples behind a frame's centre that it depends on."""
+        return FrontendStream(self.frontend).lookahead
+
     @property
     def stride_samples(self) -> int:
         return self.stride * self.frontend.hop_length
@@ -64,7 +72,7 @@ class Member:
     def patch_end(self, index: int | np.ndarray) -> Any:
         """Samples that must have been heard before patch `index` is complete, look-ahead of its last frame included."""
         last_frame = index * self.stride + self.n_static - 1
-        return last_frame * self.frontend.hop_length + FrontendStream(self.frontend).lookahead + 1
+        return last_frame * self.frontend.hop_length + self.lookahead + 1
 
     def path(self, fmt: str) -> Path:
         return self.folder / self.files[fmt]["file"]
@@ -109,6 +117,8 @@ class Bundle:
     fuse: str
     members: list[Member]
     provenance: dict[str, Any]
+    rules: Rules
+    levels: Levels | None  # None: nobody has learned them
     format: str  # of the model files in use: "tflite" or "onnx"
 
     @classmethod
@@ -147,7 +157,11 @@ class Bundle:
             raise ValueError("two members have one name")
         window_s, hop_s = (_positive(values[key], key) for key in ("window_s", "hop_s"))
         sr = members[0].frontend.sr  # equal, and an int
-        return cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, values["provenance"], fmt)
+        rules = Rules.from_json(values["rules"], labels) if "rules" in values else Rules.default(labels)
+        bands = {member.name: member.frontend.n_bands for member in members}
+        levels = Levels.from_json(values["levels"], bands) if "levels" in values else None
+        provenance = values["provenance"]
+        return cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, provenance, rules, levels, fmt)
 
     def fused(self, member_log_p: list[np.ndarray]) -> np.ndarray:
         """One (classes,) log probability per member -> (classes,) fused."""
