@@ -16,6 +16,7 @@ from benchmarks.rows import Row
 from devices import profile, work
 from devices.cost import Cost, expectation, fit
 from devices.profile import Profile
+from runtime.files import write_text
 
 _THREADS = 3.0  # four threads are worth two to four: what a row of four threads tells about one
 _THREADS_DEVIATION = 0.3
@@ -36,7 +37,7 @@ def profiles() -> list[str]:
         if profile.parse(path.stem, text).known_from.startswith("measured with devices.bench"):
             continue  # devices.calibrate wrote it
         cost, known_from = _cost(board, known, works, fitted)
-        path.write_text(head + profile.table(cost, known_from, "benchmarks.devices --write"), encoding="utf-8")
+        write_text(path, head + profile.table(cost, known_from, "benchmarks.devices --write"))
         lines.append(f"{path.stem}: {known_from}; {np.exp(cost.log_cycles[0]):.2f} cycles per MAC of a convolution")
     return lines
 

@@ -29,7 +29,7 @@ __all__ = ["report_dict", "report_text"]
 
 BUDGET_BYTES = 131_072  # 128 KB
 _COUNTS = ("parameters", "nonzero_parameters", "parameter_bytes", "file_bytes", "macs", "peak_activation_bytes")
-_PLANNED = ("arena_bytes", "flash_bytes")
+_PLANNED = ("arena_bytes", "fused_bytes", "flash_bytes")
 
 
 def report_dict(
@@ -140,7 +140,7 @@ def _row(
 def _format_sums(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """All files of one format together; the RAM is that of the largest, since they run one after another."""
     sums = {key: sum(row[key] for row in rows) for key in (*_COUNTS, *_PLANNED, "frontend_bytes")}
-    for key in ("peak_activation_bytes", "arena_bytes"):
+    for key in ("peak_activation_bytes", "arena_bytes", "fused_bytes"):
         sums[key] = max(row[key] for row in rows)
     sums["precision"] = "+".join(sorted({row["precision"] for row in rows}))
     sums["within_budget"] = sums["file_bytes"] <= BUDGET_BYTES

@@ -104,11 +104,14 @@ def _evidence(row: Report) -> str:
     return f"{'measured' if row['measured_board'] else 'measured: none'}; {row['known_from']}"
 
 
-_FILES_HEAD = [*"net format weights parameters non-zero bytes file tables MACs layers-RAM arena".split(), "measured ms"]
+_FILES_HEAD = [
+    *"net format weights parameters non-zero bytes file tables MACs layers-RAM arena fused".split(),
+    "measured ms",
+]
 
 
 def _files_rows(report: Report) -> list[list[Any]]:
-    keys = (*_KEYS, "peak_activation_bytes", "arena_bytes")
+    keys = (*_KEYS, "peak_activation_bytes", "arena_bytes", "fused_bytes")
     cells = [[m["name"], m["format"], m["precision"], *(m[key] for key in keys), _time(m)] for m in report["models"]]
     if report["kind"] == "bundle":
         cells += [["all", fmt, f["precision"], *(f[key] for key in keys), ""] for fmt, f in report["formats"].items()]
@@ -122,7 +125,8 @@ def _files_text(report: Report) -> list[str]:
 def _notes(report: Report) -> list[str]:
     lines = [
         "bytes: of the parameters; file, tables, RAM in bytes; layers-RAM: activations layer by layer; arena: the same as",
-        "TensorFlow Lite for Microcontrollers lays them out, without its tail and kernels' scratch; counted, not measured.",
+        "TensorFlow Lite for Microcontrollers lays them out, without its tail and kernels' scratch; fused: if a convolution",
+        "and the pool behind it ran as one, row by row, line buffers apart: no verdict rests on it. Counted, not measured.",
         "Nets run in turn, so all of them need the RAM of the largest, not the sum",
     ]
     for fmt, sums in report["formats"].items():

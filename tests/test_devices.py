@@ -228,6 +228,31 @@ def test_conventions_judge_macs_and_bytes(tmp_path):
     assert [row["verdict"] for row in conventions(model)] == ["fits", "too big", "too big", "too big", "too big"]
 
 
+def test_ram_with_fused_layers_by_hand(tmp_path):
+    """A convolution and its pool; then a layer of three convolutions over slices, joined and pooled, as CNN-7 has them."""
+    int8 = [(shape, "int8", None) for shape in ((1, 4, 4, 2), (1, 4, 4, 6), (1, 2, 2, 6))]
+    weights = ((6, 3, 3, 2), "int8", np.ones((6, 3, 3, 2)))
+    chain = [(OPS.CONV_2D, [0, 3, -1], [1]), (OPS.MAX_POOL_2D, [1], [2])]
+    model = read_model(write_tflite(tmp_path / "pool.tflite", [*int8, weights], chain, [0], [2]))
+    assert (model.peak_activation_bytes, model.fused_bytes) == (96 + 32, 32 + 24)
+    model = read_model(write_tflite(tmp_path / "read.tflite", [*int8, weights], chain, [0], [1, 2]))
+    assert model.fused_bytes == model.peak_activation_bytes == 96 + 32  # its output is asked for: nothing to fuse
+    shapes = [(1, 4, 4, 4), (1, 4, 4, 2), (1, 4, 4, 2), *[(1, 4, 4, 2)] * 3, (1, 4, 4, 6), (1, 2, 2, 6)]
+    tensors = [(shape, "int8", None) for shape in shapes]
+    tensors += [((2, 3, 3, 2), "int8", np.ones((2, 3, 3, 2))), ((2, 1, 1, 4), "int8", np.ones((2, 1, 1, 4)))]
+    tensors += [((), "int32", 3)]
+    ops = [(OPS.SPLIT, [10, 0], [1, 2]), (OPS.CONV_2D, [1, 8, -1], [3]), (OPS.CONV_2D, [2, 8, -1], [4]),
+           (OPS.CONV_2D, [0, 9, -1], [5]), (OPS.CONCATENATION, [3, 4, 5], [6]), (OPS.AVERAGE_POOL_2D, [6], [7])]  # fmt: skip
+    model = read_model(write_tflite(tmp_path / "dc.tflite", tensors, ops, [0], [7]))
+    assert (model.peak_activation_bytes, model.fused_bytes) == (96 + 96, 64 + 24)
+
+
+@pytest.mark.parametrize("fmt", ["tflite", "onnx"])
+def test_ram_with_fused_layers_of_the_shipped_nets(fmt):
+    model = read_model(bundles.DEFAULT / f"mel.{fmt}")
+    assert (model.peak_activation_bytes, model.fused_bytes) == (1 << 20, 128 * 128 * 16 + 64 * 64 * 32)
+
+
 def test_one_clear_line_for_what_is_no_model(tmp_path, tiny_tflite, monkeypatch):
     def message(path):
         with pytest.raises(ModelError) as caught:
