@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from export import crossfit
 from export import rules as learning
 from export import thresholds as th
 from export import traces as tr
@@ -150,10 +151,10 @@ def test_figures_come_from_parts_that_were_not_fitted(bundle):
         [*drawn(bundle, 40, 1.0, shared=False, seed=part, part=part), *known_and_rooms(bundle, 0.4, part, n=1)]
         for part in (1, 2)
     ]
-    _, _, figures = learning.learn([*parts[0], *parts[1]], bundle, 0.2)
+    _, _, figures = crossfit.learn([*parts[0], *parts[1]], bundle, 0.2)
 
     def recall(fitted_on, measured_on):
-        temperatures, _, rules = learning.fit(fitted_on, bundle, 0.2)
+        temperatures, _, rules = crossfit.fit(fitted_on, bundle, 0.2)
         return th.measure(measured_on, bundle, temperatures, rules)["hits"] / 88
 
     assert figures["recordings"] == 88
