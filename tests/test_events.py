@@ -136,6 +136,12 @@ def test_silence_ends_events_whatever_the_nets_say():
     assert not heard(Rules({"a": 0.5}, {"a": 0.3}), [(1, 1, 1, True)] * 5)
 
 
+def test_silence_counts_as_nothing_in_the_mean():
+    rows = [(0.9, 0, 0, False), (0.9, 0, 0, True), (0.9, 0, 0, False), (0.9, 0, 0, False)]
+    events = heard(Rules({"a": 0.5}, {"a": 0.5}, smooth_s=1), rows)  # means 0.9, 0.45, 0.45, 0.9
+    assert [(e.start_s, e.end_s) for e in events] == [(0.5, None), (0.5, 1.0), (2.0, None), (2.0, 2.0)]
+
+
 def test_heard_lists_what_lasts_the_surest_first():
     detector = Detector(LABELS, Rules(dict.fromkeys(LABELS, 0.3), dict.fromkeys(LABELS, 0.2)))
     first, second = decisions([(0.3, 0.5, 0.1, False), (0.1, 0.5, 0.1, False)])
