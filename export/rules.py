@@ -16,18 +16,7 @@ from typing import Any
 import numpy as np
 
 from export.assemble import finish
-from export.thresholds import (
-    clip_means,
-    fit_on,
-    fit_temperatures,
-    fused,
-    log_loss,
-    measure,
-    peaks,
-    rules_of,
-    summed,
-    truth_of,
-)
+from export.crossfit import learn, text
 from export.traces import Trace, hear
 from runtime import command
 from runtime.bundle import Bundle
@@ -85,64 +74,6 @@ def _check_alike(bundle: Bundle, other: Bundle, fold: int) -> None:
         raise ValueError(f"{other.folder} differs from {bundle.folder} in labels, front ends or fusion: fit them alike")
 
 
-def fit(traces: Sequence[Trace], bundle: Bundle, target: float) -> tuple[list[float], float, Rules]:
-    """-> the members' temperatures, the factor that they have in common, rules."""
-    own, factor = fit_temperatures(traces, bundle)
-    temperatures = [round(factor * t, 3) for t in own]
-    return temperatures, factor, rules_of(fit_on(peaks(traces, bundle, temperatures), target), bundle.labels)
-
-
-def learn(traces: Sequence[Trace], bundle: Bundle, target: float) -> tuple[list[float], Rules, dict[str, Any]]:
-    """-> temperatures and rules fitted on all traces, and figures measured where they were fitted on the other parts."""
-    parts = sorted({trace.part for trace in traces})
-    before, after, clips = [], [], []
-    softened: list[list[float]] = []
-    for part in parts:
-        here = [trace for trace in traces if trace.part == part]
-        temperatures, _, rules = fit([trace for trace in traces if trace.part != part], bundle, target)
-        before.append(measure(here, bundle, [m.temperature for m in bundle.members], bundle.rules))
-        after.append(measure(here, bundle, temperatures, rules))
-        clips += [trace for trace in here if trace.label]
-        softened += [temperatures] * (len(clips) - len(softened))
-    temperatures, factor, rules = fit(traces, bundle, target)
-    figures = {
-        "unknown_target": target,
-        "recordings": len(clips),
-        "common_temperature": round(factor, 3),
-        "log_loss": {
-            "before": _losses(clips, [[m.temperature for m in bundle.members]] * len(clips), bundle),
-            "after": _losses(clips, softened, bundle),
-        },
-        "before": _shares(summed(before)),
-        "after": _shares(summed(after)),
-    }
-    return temperatures, rules, figures
-
-
-def _losses(clips: list[Trace], temperatures: Sequence[Sequence[float]], bundle: Bundle) -> dict[str, float]:
-    """Member or "fused" -> log loss of whole recordings, each at its own temperatures; "accuracy" is that of the fused."""
-    members = [
-        np.concatenate([clip_means([clip], i, t[i]) for clip, t in zip(clips, temperatures)])
-        for i in range(len(bundle.members))
-    ]
-    truth, together = truth_of(clips, bundle.labels), fused(members, bundle.fuse)
-    losses = {member.name: log_loss(p, truth) for member, p in zip(bundle.members, members)}
-    losses |= {"fused": log_loss(together, truth), "accuracy": float((together.argmax(1) == truth).mean())}
-    return {name: round(value, 4) for name, value in losses.items()}
-
-
-def _shares(counts: dict[str, Any]) -> dict[str, Any]:
-    known, room_h = counts["known"], counts["room_s"] / 3600
-    return {
-        "recall": round(counts["hits"] / known, 4),
-        "wrong_class_per_recording": round(counts["wrong"] / known, 4),
-        "unknown_reported": round(counts["unknown_reported"] / known, 4),
-        "room_false_alarms_per_hour": round(counts["room_reports"] / room_h, 2),
-        "room_minutes": round(60 * room_h, 1),
-        "per_class": counts["per_class"],
-    }
-
-
 def levels_of(bundle: Bundle, clips: Sequence[Clip], cache: Path = CACHE) -> Levels:
     """The range of levels of the clips in the bands of the bundle's first member."""
     member = bundle.members[0]
@@ -170,31 +101,6 @@ def store(bundle: Bundle, temperatures: Sequence[float], rules: Rules, levels: L
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def text(figures: dict[str, Any], rules: Rules, temperatures: Sequence[float], bundle: Bundle) -> str:
-    """The figures as a table for a terminal."""
-    losses = [figures["log_loss"][when] for when in ("before", "after")]
-    rows = [
-        [f"log loss, {name}", *(f"{loss[name]:.3f}" for loss in losses)] for name in losses[0] if name != "accuracy"
-    ]
-    rows.append(["accuracy, fused", *(f"{loss['accuracy']:.1%}" for loss in losses)])
-    for key, form in (
-        ("recall", "{:.1%}"),
-        ("unknown_reported", "{:.1%}"),
-        ("wrong_class_per_recording", "{:.3f}"),
-        ("room_false_alarms_per_hour", "{:.1f}"),
-    ):
-        rows.append([key.replace("_", " "), *(form.format(figures[when][key]) for when in ("before", "after"))])
-    lines = [f"{'':<30}{'before':>9}{'after':>9}", *(f"{name:<30}{a:>9}{b:>9}" for name, a, b in rows), ""]
-    lines.append(f"{'class':<20}{'on':>7}{'off':>7}{'recall':>9}{'false alarms':>14}")
-    for label, row in figures["after"]["per_class"].items():
-        recall = f"{row['hits']}/{row['sounds']}"
-        lines.append(f"{label:<20}{rules.on[label]:>7}{rules.off[label]:>7}{recall:>9}{row['false_alarms']:>14}")
-    named = ", ".join(f"{m.name} {t:g}" for m, t in zip(bundle.members, temperatures))
-    return "\n".join(
-        [*lines, "", f"temperatures: {named}, of which {figures['common_temperature']:g} is common to all"]
-    )
-
-
 def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
     if not 0.01 <= args.unknown <= 1:
@@ -214,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     levels = levels_of(bundle, split(dataset, held_out(bundle))[0], args.cache)
     figures |= {"data": dataset.name, "nets": "one fold held out" if held_out(bundle) else "every fold held out once"}
     store(bundle, temperatures, rules, levels, figures)
-    print(text(figures, rules, temperatures, bundle))
+    print(text(figures, rules))
     print(
         f"\n{figures['recordings']} recordings and {figures['after']['room_minutes']:g} min of empty rooms, each measured "
         f"with what was fitted on the others\nstored in {args.bundle}; next: python -m runtime.bundle {args.bundle} --check"

@@ -30,13 +30,16 @@ def log_loss(log_p: np.ndarray, truth: np.ndarray) -> float:
 
 
 def clip_means(traces: Sequence[Trace], member: int, temperature: float) -> np.ndarray:
-    """(clips, classes) log of the mean probability over each clip's patches."""
-    return np.array([fusion.mean(fusion.log_softmax(t.clip_log_p[member], temperature)) for t in traces])
+    """(clips, classes) log of the mean probability over each clip's patches: fusion.mean, of all clips at once."""
+    n_patches = np.array([len(trace.clip_log_p[member]) for trace in traces])
+    p = np.exp(fusion.log_softmax(np.concatenate([trace.clip_log_p[member] for trace in traces]), temperature))
+    sums = np.add.reduceat(p, np.cumsum(n_patches) - n_patches)
+    return np.log(np.maximum(sums / n_patches[:, None], fusion.TINY))
 
 
 def fused(members: Sequence[np.ndarray], fuse: str) -> np.ndarray:
     """Per member (clips, classes) -> (clips, classes)."""
-    return np.stack([fusion.FUSIONS[fuse](np.stack(rows)) for rows in zip(*members)])
+    return fusion.FUSIONS[fuse](np.stack(members))
 
 
 def truth_of(traces: Sequence[Trace], labels: Sequence[str]) -> np.ndarray:
@@ -121,10 +124,12 @@ def _best_on(found: Peaks, i: int, price: float) -> float:
     false = np.concatenate([found.wrong[:, i], found.unknown[:, i], found.room[:, i]])
     false = false[~np.isnan(false)]
     seen = np.unique(np.concatenate([known, false, [1.0]]))
-    between = np.append((seen[1:] + seen[:-1]) / 2, 1.0)  # thresholds with a margin to what was seen
-    between = between[between >= LOWEST_ON]
-    gain = [(known >= on).sum() - price * (false >= on).sum() for on in between]
-    return float(between[len(gain) - 1 - int(np.argmax(gain[::-1]))])  # the highest of equals
+    between = (seen[1:] + seen[:-1]) / 2  # with a margin to what was seen
+    chosen = np.concatenate(
+        [[1.0], between[between > LOWEST_ON][::-1], [LOWEST_ON]]
+    )  # of equals, argmax takes the first
+    gain = [(known >= on).sum() - price * (false >= on).sum() for on in chosen]
+    return float(chosen[int(np.argmax(gain))])
 
 
 def rules_of(on: np.ndarray, labels: Sequence[str], smooth_s: float = 0.0) -> Rules:
