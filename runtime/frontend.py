@@ -16,7 +16,7 @@ from runtime import filterbanks
 from runtime.audio import sanitize
 from runtime.cqt import CqtPlan
 from runtime.frames import FramesPlan
-from runtime.spectrum import SpectrumPlan
+from runtime.spectrum import SpectrumPlan, rfft32
 from runtime.tape import BLOCK, Tape, grid
 
 KINDS = ("mel", "gammatone", "cqt", "stft", "mfcc", "frames")
@@ -313,18 +313,20 @@ class _Track:
         plan.descend(tapes)
         ready = max(self._n_frames, (tapes[0].stop - plan.lookahead - 1) // plan.hop + 1)
         start, stop = self._n_frames, ready if limit is None else limit
+        if start == stop:
+            return [np.zeros((n, 0), np.float32) for n in plan.n_bands]
         blocks = [plan.block(tapes, *span) for span in grid(start, stop, BLOCK)]
-        blocks = blocks or [[np.zeros((0, n), np.float32) for n in plan.n_bands]]
         self._n_frames = stop
         plan.forget(tapes, stop)
-        return [np.concatenate(parts).T for parts in zip(*blocks)]
+        return [parts[0].T if len(parts) == 1 else np.concatenate(parts).T for parts in zip(*blocks)]
 
 
 def _family(frontend: Frontend) -> tuple[int, ...] | None:
     """Front ends of one family begin with the same FFT and share a plan; None: it shares nothing."""
     if frontend.kind in ("cqt", "frames"):
         return None
-    return frontend.sr, frontend.hop_length, frontend.n_fft, frontend.win_length
+    is_exact = frontend.kind == "stft" and rfft32() is not None  # single bins are below a float32 FFT's noise
+    return frontend.sr, frontend.hop_length, frontend.n_fft, frontend.win_length, is_exact
 
 
 @lru_cache(maxsize=16)

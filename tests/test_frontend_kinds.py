@@ -113,7 +113,7 @@ def test_a_smaller_gammatone_states_its_error(tolerance):
     wave = noise(2)
     exact = spectrogram(wave, dataclasses.replace(GAMMATONE, tolerance=0))
     small = spectrogram(wave, dataclasses.replace(GAMMATONE, tolerance=tolerance))
-    rounding = 1e-4  # dB, of float32
+    rounding = 1e-3  # dB: one of the two may find its float32 FFT too coarse, and the other not
     assert np.abs(small - exact).max() <= 20 * np.log10(1 + tolerance) + rounding
 
 
@@ -215,12 +215,12 @@ def test_after_days_frames_are_the_same(name):
     frontend, wave = SIX[name], noise(1)
     stream, late = FrontendStream(frontend), FrontendStream(frontend)
     track = late._stream._tracks[0]
-    period = frontend.hop_length * BATCH * 1024  # whole frames, batches, and samples of every halved rate
+    period = frontend.hop_length * BATCH * 4096  # whole frames, batches, and rows of every decimation
     n_periods = 2**53 // period + 1
     track._n_samples, track._n_frames = n_periods * period, n_periods * period // frontend.hop_length
-    shifts = range(len(track.tapes))
+    strides = getattr(track.plan, "strides", [1])
     firsts = track.plan.first_samples
-    track.tapes = [Tape(first + (n_periods * period >> shift)) for first, shift in zip(firsts, shifts)]
+    track.tapes = [Tape(first + n_periods * period // stride) for first, stride in zip(firsts, strides)]
     now = np.concatenate([stream.feed(wave), stream.flush()], axis=1)
     then = np.concatenate([late.feed(wave), late.flush()], axis=1)
     assert np.array_equal(now, then)
