@@ -10,12 +10,13 @@ import numpy as np
 
 from runtime import filterbanks
 from runtime.spectrum import FLOOR_POWER, decibels
-from runtime.tape import BATCH, Rows, Scratch, Tape, framed, grid
+from runtime.tape import BATCH, Rows, Scratch, Tape, batch_grid, framed
 
 if TYPE_CHECKING:
     from runtime.frontend import Frontend
 
 STEP = 128  # samples of the upper rate between two rows of a decimation's matrix product
+DECIMATED = 4096  # samples of the lower rate computed at once at most: more would leave the cache
 DEEP = 8  # what the rate is divided by once more where the hop can no longer be halved
 SIDE_LOBES = 60  # bands: what is farther from a kernel's centre it hears 116 dB below it
 TAIL = 1e-9  # of a kernel's sum of magnitudes may be cut off
@@ -51,6 +52,10 @@ class CqtPlan:
             reaches.append(reaches[-1] + stride * decimator.reach)
         self.lookahead = max(reaches[at] + len(kernels) // 2 * self.strides[at] for at, kernels in self.octaves)
         self.lookback = self.lookahead + self.strides[-1] - math.gcd(self.strides[-1], self.hop)
+        self._grid = batch_grid(phases[0] for _, _, phases in self._products)
+        self._longest = [
+            max((len(k) // 2 for at, k in self.octaves if at == i), default=0) for i in range(len(reaches))
+        ]
         self._scratch = Scratch()
 
     @property
@@ -62,20 +67,19 @@ class CqtPlan:
         """Decimate each level into the next as far as its samples reach."""
         for decimator, (upper, lower) in zip(self.decimators, itertools.pairwise(tapes)):
             stop = (upper.stop - decimator.reach - 1) // decimator.factor + 1
-            for span in grid(lower.stop, stop, 8 * BATCH * decimator.run):
-                decimator.decimate(upper, lower, *span)
+            for start in range(lower.stop, stop, DECIMATED):
+                decimator.decimate(upper, lower, start, min(start + DECIMATED, stop))
 
     def forget(self, tapes: list[Tape], next_frame: int) -> None:
         for level, tape in enumerate(tapes):
-            longest = max((len(kernels) // 2 for at, kernels in self.octaves if at == level), default=0)
-            before = next_frame * self.hop // self.strides[level] - longest
+            before = next_frame * self.hop // self.strides[level] - self._longest[level]
             if level < len(self.decimators):
                 before = min(before, self.decimators[level].first_read(tapes[level + 1].stop))
             tape.forget(before)
 
     def block(self, tapes: list[Tape], start: int, stop: int) -> list[np.ndarray]:
         """Frames start..stop -> [(stop - start, n_bands)]."""
-        rows = Rows(start, stop)
+        rows = Rows(start, stop, self._grid)
         batches = self._scratch.array("response", rows.n_batches, BATCH, 2 * self.n_bands[0])
         response = rows.of(batches)
         for level, columns, phases in self._products:
@@ -115,6 +119,7 @@ class Decimator:
         self.matrix = np.zeros((factor * (self.run - 1) + len(taps), self.run), np.float32)
         for m in range(self.run):
             self.matrix[factor * m : factor * m + len(taps), m] = taps
+        self._grid = batch_grid([self.matrix])
         self._scratch = Scratch()
 
     def first_read(self, next_sample: int) -> int:
@@ -127,7 +132,7 @@ class Decimator:
         The last row may reach past the end of `upper`: zeros do there, for they only meet samples behind `stop`.
         """
         first, last = start // self.run, -(-stop // self.run)
-        rows, length = Rows(first, last), len(self.matrix)
+        rows, length = Rows(first, last, self._grid), len(self.matrix)
         begin = self.first_read(start)
         samples = self._scratch.array("samples", (last - first - 1) * STEP + length)
         n = min(upper.stop - begin, len(samples))

@@ -17,11 +17,11 @@ from runtime.audio import sanitize
 from runtime.cqt import CqtPlan
 from runtime.frames import FramesPlan
 from runtime.spectrum import SpectrumPlan, rfft32
-from runtime.tape import BLOCK, Tape, grid
+from runtime.tape import BLOCK, Tape
 
 KINDS = ("mel", "gammatone", "cqt", "stft", "mfcc", "frames")
 DELTA_FRAMES = 8  # two valid 5-tap deltas take four frames from either end
-PIECE = 1 << 16  # samples that `spectrograms` feeds at once: more would leave the cache
+PIECE = 1 << 18  # samples that `spectrograms` feeds at once: memory does not grow with the recording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,7 +315,7 @@ class _Track:
         start, stop = self._n_frames, ready if limit is None else limit
         if start == stop:
             return [np.zeros((n, 0), np.float32) for n in plan.n_bands]
-        blocks = [plan.block(tapes, *span) for span in grid(start, stop, BLOCK)]
+        blocks = [plan.block(tapes, at, min(at + BLOCK, stop)) for at in range(start, stop, BLOCK)]
         self._n_frames = stop
         plan.forget(tapes, stop)
         return [parts[0].T if len(parts) == 1 else np.concatenate(parts).T for parts in zip(*blocks)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime import filterbanks
-from runtime.tape import BATCH, Rows, Scratch, Tape, framed
+from runtime.tape import BATCH, Rows, Scratch, Tape, batch_grid, framed
 
 if TYPE_CHECKING:
     from runtime.frontend import Frontend
@@ -18,6 +18,7 @@ FFT_FRAMES = 8  # frames per FFT call: frames and spectra, 1 MB, stay in the cac
 # band's mean magnitude is not this many times as much, the frame's FFT is made in float64. Sums of magnitudes keep the
 # noise, sums of powers only the lines. With these factors no band was off by more than 0.001 dB (benchmarks.frontend).
 MARGIN_NORM, MARGIN_PEAK = 15000.0, 1000.0
+_NONE = np.zeros(0, int)
 JUDGED_DB = 81  # what lies farther below a frame's loudest band may be off
 
 
@@ -34,6 +35,7 @@ class SpectrumPlan:
         self._rfft32 = None if any(frontend.kind == "stft" for frontend in frontends) else rfft32()
         self.n_bands = tuple(frontend.n_bands for frontend in frontends)
         self._heads = [_Head(frontend) for frontend in frontends]
+        self._grid = batch_grid(matrix for head in self._heads for matrix in head.matrices)
         # librosa centres a short window in the FFT's frame; only the window's own samples matter, and an odd one
         # leans left.
         self.lookback = first.n_fft // 2 - (first.n_fft - first.win_length) // 2
@@ -42,7 +44,8 @@ class SpectrumPlan:
 
     @property
     def table_bytes(self) -> int:
-        return self._window.nbytes + self._window32.nbytes + sum(head.table_bytes for head in self._heads)
+        matrices = [matrix.nbytes for head in self._heads for matrix in head.matrices]
+        return self._window.nbytes + self._window32.nbytes + sum(matrices)
 
     def descend(self, tapes: list[Tape]) -> None:
         """There is only the recording's own rate."""
@@ -52,7 +55,7 @@ class SpectrumPlan:
 
     def block(self, tapes: list[Tape], start: int, stop: int) -> list[np.ndarray]:
         """Frames start..stop -> (stop - start, n_bands) for each front end."""
-        rows, n_bins = Rows(start, stop), 1 + self._n_fft // 2
+        rows, n_bins = Rows(start, stop, self._grid), 1 + self._n_fft // 2
         magnitude = self._scratch.array("magnitude", rows.n_batches, BATCH, n_bins)
         norms = self._scratch.array("norms", rows.n_used)
         for at in range(0, rows.n_used, FFT_FRAMES):
@@ -143,8 +146,8 @@ class _Head:
         self._sums = weights.sum(axis=1).astype(np.float32)
 
     @property
-    def table_bytes(self) -> int:
-        return self.bands.table_bytes + (0 if self._dct is None else self._dct.nbytes)
+    def matrices(self) -> list[np.ndarray]:
+        return [*self.bands.matrices, *([] if self._dct is None else [self._dct])]
 
     def doubtful(self, bands: np.ndarray, norms: np.ndarray, magnitudes: np.ndarray) -> np.ndarray:
         """(frames, n_bands) from float32 FFTs -> which frames need a float64 one.
@@ -157,8 +160,9 @@ class _Head:
             peaks = magnitudes.max(axis=1)
             least, floor, judged = (peaks * (MARGIN_PEAK * 2.0**-24)) ** 2, FLOOR_POWER, 10 ** (-JUDGED_DB / 10)
         is_noisy = bands < np.multiply.outer(least, self._sums)
-        if is_noisy.any():
-            is_noisy &= bands > np.maximum(bands.max(axis=1, keepdims=True) * judged, floor)
+        if not is_noisy.any():
+            return _NONE
+        is_noisy &= bands > np.maximum(bands.max(axis=1, keepdims=True) * judged, floor)
         return np.flatnonzero(is_noisy.any(axis=1))
 
     def level(self, bands: np.ndarray, rows: Rows) -> np.ndarray:
@@ -192,7 +196,7 @@ def band_weights(frontend: "Frontend") -> np.ndarray:
 class BinMeans:
     """Mean power of every n_bins FFT bins, the last one (Nyquist) left out; n_bins 0: the bins themselves."""
 
-    table_bytes = 0
+    matrices: tuple[np.ndarray, ...] = ()
 
     def __init__(self, n_bins: int) -> None:
         self._n_bins = n_bins
@@ -213,8 +217,8 @@ class BandProduct:
         self._scratch = Scratch()
 
     @property
-    def table_bytes(self) -> int:
-        return sum(matrix.nbytes for _, _, matrix in self._groups)
+    def matrices(self) -> list[np.ndarray]:
+        return [matrix for _, _, matrix in self._groups]
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         out = self._scratch.array("bands", len(rows), BATCH, self._n_bands)
@@ -244,8 +248,8 @@ class SmoothProduct:
         self._scratch = Scratch()
 
     @property
-    def table_bytes(self) -> int:
-        return sum(matrix.nbytes for _, _, matrix in self._near) + self._far.nbytes + self._basis.nbytes
+    def matrices(self) -> list[np.ndarray]:
+        return [self._basis, self._far, *(matrix for _, _, matrix in self._near)]
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         n, n_runs = len(rows), rows.shape[2] // self.SPAN

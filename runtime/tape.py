@@ -1,8 +1,7 @@
-"""What every front end needs to give on a stream, bit for bit, what it gives offline: absolute indices, fixed batches."""
+"""What every front end needs to give on a stream, bit for bit, what it gives offline: absolute indices, fixed shapes."""
 
-import itertools
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -74,12 +73,6 @@ class Scratch(threading.local):
         return array[:n]
 
 
-def grid(start: int, stop: int, size: int) -> list[tuple[int, int]]:
-    """start..stop cut at the multiples of `size`."""
-    cuts = [start, *range(start - start % size + size, stop, size), stop]
-    return list(itertools.pairwise(cuts)) if start < stop else []
-
-
 def framed(samples: np.ndarray, n: int, length: int, hop: int) -> np.ndarray:
     """(samples,) in one piece -> (n, length) view, a row every `hop` samples. Read it only: rows overlap."""
     step = samples.itemsize
@@ -87,10 +80,10 @@ def framed(samples: np.ndarray, n: int, length: int, hop: int) -> np.ndarray:
 
 
 class Rows:
-    """Where rows start..stop lie in whole batches: `used` of n_batches * BATCH rows."""
+    """Where the rows of start..stop lie in batches of BATCH; `grid`, BATCH or 1, is what batch_grid said."""
 
-    def __init__(self, start: int, stop: int) -> None:
-        before = start % BATCH
+    def __init__(self, start: int, stop: int, grid: int) -> None:
+        before = start % grid
         self.n_used = stop - start
         self.n_batches = -(-(before + self.n_used) // BATCH)
         self.used = slice(before, before + self.n_used)
@@ -98,3 +91,17 @@ class Rows:
     def of(self, batches: np.ndarray) -> np.ndarray:
         """(n_batches, BATCH, length) in one piece -> (n_used, length) view."""
         return batches.reshape(-1, batches.shape[2])[self.used]
+
+
+def batch_grid(matrices: Iterable[np.ndarray]) -> int:
+    """1 if a product of BATCH rows with these gives a row the same numbers wherever it lies; BATCH if it must stay.
+
+    BLAS computes rows in groups, and may sum in another order in the last one. Asked of the BLAS at hand: equal rows in,
+    equal rows out.
+    """
+    rng = np.random.default_rng(0)
+    for matrix in matrices:
+        product = np.tile(rng.standard_normal(len(matrix), dtype=np.float32), (BATCH, 1)) @ matrix
+        if not np.array_equal(product, np.broadcast_to(product[0], product.shape)):
+            return BATCH
+    return 1
