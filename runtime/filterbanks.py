@@ -141,11 +141,10 @@ def cqt_kernels(sr, centers_hz, bins_per_octave, decimation=1):
     return kernels  # dropping the negative half left tails beyond the window
 
 
-def decimated_kernels(kernels, taps, factor, phase):
+def decimated_kernels(kernels, taps, factor):
     """(n, bands) around row n // 2 -> (m, bands) around row m // 2: the same product from every `factor`-th sample.
 
-    The samples must have been low-passed by `taps`, which the kernels' bands have to lie within; the frame's centre
-    lies `phase` samples, 0 .. factor - 1, behind a sample that is left.
+    The samples must have been low-passed by `taps`, which the kernels' bands have to lie within.
     """
     n, reach = len(kernels), len(taps) // 2
     before = -(-(n // 2 + reach) // factor)  # rows in front of the one at the centre
@@ -155,7 +154,7 @@ def decimated_kernels(kernels, taps, factor, phase):
     low_pass = np.zeros(n_fft)
     low_pass[: len(taps)] = taps
     smooth = np.fft.ifft(np.fft.fft(padded, axis=0) * np.fft.fft(low_pass)[:, None], axis=0)
-    at = np.arange(-before, before + 1) * factor - phase + n // 2 + reach  # of a circle as long as the sum needs
+    at = np.arange(-before, before + 1) * factor + n // 2 + reach  # of a circle as long as the sum needs
     return factor * smooth[at % n_fft]
 
 

@@ -43,8 +43,8 @@ class BatchFrontend(torch.nn.Module):
     def _build_cqt(self):
         plan = CqtPlan([self.frontend])
         self.plan = [(level, plan.strides[level]) for level, _ in plan.octaves]
-        for i, phases in enumerate(plan.phases):
-            self._keep(f"kernels{i}", phases.transpose(0, 2, 1)[:, :, None])  # (phases, 2 * bands, 1, samples)
+        for i, (_, kernels) in enumerate(plan.octaves):
+            self._keep(f"kernels{i}", kernels.T[:, None])  # (2 * bands, 1, samples)
         self.decimations = [decimator.factor for decimator in plan.decimators]
         for i, decimator in enumerate(plan.decimators):
             self._keep(f"taps{i}", decimator.taps[None, None])
@@ -79,7 +79,7 @@ class BatchFrontend(torch.nn.Module):
     def _cqt(self, waves):
         f, pad = self.frontend, torch.nn.functional.pad
         n_frames = f.n_frames(waves.shape[1])
-        longest = max(getattr(self, f"kernels{i}").shape[3] * stride for i, (_, stride) in enumerate(self.plan))
+        longest = max(getattr(self, f"kernels{i}").shape[2] * stride for i, (_, stride) in enumerate(self.plan))
         signal, signals = pad(waves, (0, longest + f.hop_length * 16))[:, None], []
         for i, factor in enumerate([*self.decimations, None]):
             signals.append(signal)
@@ -97,17 +97,11 @@ class BatchFrontend(torch.nn.Module):
         return decibels(power, FLOOR_POWER) if f.log else power
 
     def _octave(self, signal, zero, stride, kernels, n_frames):
-        """(batch, 1, samples), sample 0 at `zero` -> (batch, bands, n_frames) power; phase by phase, then in turn."""
-        n_phases, length = kernels.shape[0], kernels.shape[3]
-        period = self.frontend.hop_length * n_phases // stride
-        each = -(-n_frames // n_phases)  # frames per phase
-        signal = torch.nn.functional.pad(signal, (length, length + period))
-        responses = []
-        for t in range(n_phases):
-            first = length + zero + t * self.frontend.hop_length // stride - length // 2
-            span = signal[..., first : first + (each - 1) * period + length]
-            responses.append(torch.nn.functional.conv1d(span, kernels[t], stride=period))
-        response = torch.stack(responses, dim=-1).flatten(-2)[..., :n_frames]  # (batch, 2 * bands, frames)
+        """(batch, 1, samples), sample 0 at `zero` -> (batch, bands, n_frames) power."""
+        length, hop = kernels.shape[2], self.frontend.hop_length // stride
+        signal = torch.nn.functional.pad(signal, (length, length))
+        first = length + zero - length // 2
+        response = torch.nn.functional.conv1d(signal[..., first:], kernels, stride=hop)[..., :n_frames]
         return response[:, ::2] ** 2 + response[:, 1::2] ** 2
 
 
