@@ -167,8 +167,10 @@ def spectrograms(wave: np.ndarray, frontends: Sequence[Frontend]) -> list[np.nda
     """`spectrogram` of each front end; mel, gammatone, stft and mfcc of one framing share their FFT."""
     stream = SharedStream(frontends)
     wave = np.asarray(wave)
-    pieces = [stream.feed(wave[start : start + PIECE]) for start in range(0, len(wave), PIECE)]
-    return [np.concatenate(parts, axis=1) for parts in zip(*pieces, stream.flush())]
+    last = max(0, len(wave) - 1) // PIECE * PIECE
+    pieces = [stream.feed(wave[start : start + PIECE]) for start in range(0, last, PIECE)]
+    pieces.append(stream.finish(wave[last:]))
+    return [np.concatenate(parts, axis=1) for parts in zip(*pieces)]
 
 
 def deltas(static: np.ndarray) -> np.ndarray:
@@ -233,16 +235,25 @@ class SharedStream:
 
         Raises ValueError for anything but one channel.
         """
+        samples = self._clean(samples)
+        return self._sorted([track.feed(samples) for track in self._tracks])
+
+    def flush(self) -> list[np.ndarray]:
+        """-> (n_bands, frames still due) of each, computed with zeros after the last sample; then starts anew."""
+        return self.finish(np.zeros(0, np.float32))
+
+    def finish(self, samples: np.ndarray) -> list[np.ndarray]:
+        """`feed` and `flush` in one: the last samples of a recording -> all frames still due."""
+        samples = self._clean(samples)
+        return self._sorted([track.finish(samples) for track in self._tracks])
+
+    def _clean(self, samples: np.ndarray) -> np.ndarray:
         samples = np.asarray(samples)
         if samples.ndim != 1:
             raise ValueError(f"samples of shape {samples.shape} are not one channel: mix down first")
         samples, n_bad = sanitize(samples)
         self.n_bad += n_bad
-        return self._sorted([track.feed(samples) for track in self._tracks])
-
-    def flush(self) -> list[np.ndarray]:
-        """-> (n_bands, frames still due) of each, computed with zeros after the last sample; then starts anew."""
-        return self._sorted([track.flush() for track in self._tracks])
+        return samples
 
     def _sorted(self, families: list[list[np.ndarray]]) -> list[np.ndarray]:
         frames = [frames for family in families for frames in family]
@@ -299,20 +310,21 @@ class _Track:
 
     def feed(self, samples: np.ndarray) -> list[np.ndarray]:
         self._n_samples += len(samples)
-        return self._frames(samples, limit=None)
+        self.tapes[0].append(samples)
+        return self._frames(max(self._n_frames, (self._n_samples - self.plan.lookahead - 1) // self.plan.hop + 1))
 
-    def flush(self) -> list[np.ndarray]:
-        limit = 1 + self._n_samples // self.plan.hop if self._n_samples else 0
-        frames = self._frames(np.zeros(self.plan.lookahead + 1, np.float32), limit)
+    def finish(self, samples: np.ndarray) -> list[np.ndarray]:
+        self._n_samples += len(samples)
+        self.tapes[0].append(samples)
+        self.tapes[0].extend(self.plan.lookahead + 1)[:] = 0
+        frames = self._frames(1 + self._n_samples // self.plan.hop if self._n_samples else 0)
         self.reset()
         return frames
 
-    def _frames(self, samples: np.ndarray, limit: int | None) -> list[np.ndarray]:
-        plan, tapes = self.plan, self.tapes
-        tapes[0].append(samples)
+    def _frames(self, stop: int) -> list[np.ndarray]:
+        """The frames from the next one up to `stop`, of each front end."""
+        plan, tapes, start = self.plan, self.tapes, self._n_frames
         plan.descend(tapes)
-        ready = max(self._n_frames, (tapes[0].stop - plan.lookahead - 1) // plan.hop + 1)
-        start, stop = self._n_frames, ready if limit is None else limit
         if start == stop:
             return [np.zeros((n, 0), np.float32) for n in plan.n_bands]
         blocks = [plan.block(tapes, at, min(at + BLOCK, stop)) for at in range(start, stop, BLOCK)]

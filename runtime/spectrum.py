@@ -155,14 +155,17 @@ class _Head:
         norms (frames,): of the windowed samples; magnitudes (frames, bins).
         """
         if self.takes_magnitude:
-            least, floor, judged = norms * (MARGIN_NORM * 2.0**-24), FLOOR_GAMMATONE**0.5, 10 ** (-JUDGED_DB / 20)
+            least, floor, decade_db = norms * (MARGIN_NORM * 2.0**-24), FLOOR_GAMMATONE**0.5, 20
         else:
             peaks = magnitudes.max(axis=1)
-            least, floor, judged = (peaks * (MARGIN_PEAK * 2.0**-24)) ** 2, FLOOR_POWER, 10 ** (-JUDGED_DB / 10)
+            least, floor, decade_db = (peaks * (MARGIN_PEAK * 2.0**-24)) ** 2, FLOOR_POWER, 10
         is_noisy = bands < np.multiply.outer(least, self._sums)
         if not is_noisy.any():
             return _NONE
-        is_noisy &= bands > np.maximum(bands.max(axis=1, keepdims=True) * judged, floor)
+        lowest = np.float32(floor)
+        if self._dct is None:  # a coefficient hears the quietest band as well as the loudest
+            lowest = np.maximum(lowest, bands.max(axis=1, keepdims=True) * 10 ** (-JUDGED_DB / decade_db))
+        is_noisy &= bands > lowest
         return np.flatnonzero(is_noisy.any(axis=1))
 
     def level(self, bands: np.ndarray, rows: Rows) -> np.ndarray:
