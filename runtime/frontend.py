@@ -102,6 +102,13 @@ class Frontend:
             return (np.arange(self.n_bands) * n_bins + (n_bins - 1) / 2) * self.sr / self.n_fft
         raise ValueError(f"{self.kind}: its rows are not frequencies")
 
+    def n_above(self, source_sr: int) -> int:
+        """How many of the bands lie above what a source of `source_sr` Hz can hold: they hear only how it was resampled.
+
+        Raises ValueError for mfcc and frames, as `centers_hz`.
+        """
+        return int((self.centers_hz > source_sr / 2).sum())
+
     def n_frames(self, n_samples: int) -> int:
         """Frames of a recording: one centred on every hop_length-th sample, from the first on."""
         return 1 + n_samples // self.hop_length if n_samples else 0
@@ -280,6 +287,11 @@ class FrontendStream:
     @property
     def n_bad(self) -> int:
         return self._stream.n_bad
+
+    @property
+    def n_held(self) -> int:
+        """Samples kept between two calls, of all rates together."""
+        return sum(tape.n_held for track in self._stream._tracks for tape in track.tapes)
 
     def reset(self) -> None:
         """Forget everything: the next sample is sample 0."""
