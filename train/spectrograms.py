@@ -74,13 +74,14 @@ def above_source(file, frontends):
 def _draw_spectrogram(axes, title, wave, frontend):
     static = spectrogram(wave, dataclasses.replace(frontend, log=True))  # without a log only the loudest would show
     low, high = float(static.max()) - RANGE_DB, float(static.max())
-    if frontend.kind == "mfcc":  # coefficient 0 is the loudness, far outside the others' range
-        low, high = np.percentile(static[1:], [1, 99])
+    if frontend.kind == "mfcc":  # what stays would hide what changes
+        static = static - static.mean(axis=1, keepdims=True)
+        low, high = np.percentile(static[1:], [1, 99])  # coefficient 0 is the loudness
     seconds = (np.arange(static.shape[1] + 1) - 0.5) * frontend.hop_length / frontend.sr
     bands = np.arange(frontend.n_bands + 1) - 0.5
     axes.pcolormesh(seconds, bands, static, vmin=low, vmax=high, cmap="magma", shading="flat", rasterized=True)
     if frontend.kind == "mfcc":
-        axes.set_ylabel(f"{title}\ncoefficient")
+        axes.set_ylabel(f"{title}\ncoefficient,\nless its mean")
         return
     at, shown = [], []
     for hz in TICKS_HZ:
