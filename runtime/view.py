@@ -27,7 +27,6 @@ LOUD_DBFS = -3.0
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 STYLES = {"heard": "1;32", "fused": "36", "net": "2;36", "quiet": "2", "fault": "33", "alarm": "1;31"}
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[2J", "\x1b[?25h\x1b[?1049l"  # second screen, cursor hidden; and back
-CLEAR = "\x1b[2J"
 CLOSE_S = 1.0
 
 Row = list[tuple[str, str]]  # (text, key of STYLES or "")
@@ -53,7 +52,7 @@ class View(Output):
         self._labels = {label: self._plain(label) for label in bundle.labels}
         self._nets = [member.name for member in bundle.members]
         self._said = ""
-        self._size: tuple[int, int] | None = None  # of the picture that stands there
+        self._is_open = False
         self._out.flush()
         atexit.register(self.close)  # whatever ends the program, the terminal is left as it was
         self.start()
@@ -78,24 +77,19 @@ class View(Output):
         text = "".join(f"\x1b[{i + 1};1H{self._row(row, width)}" for i, row in enumerate(rows))
         with self._changed:
             self._jobs.clear()  # the last picture, if it is still waiting
-            self._jobs.append((text, (width, height)))
+            self._jobs.append(text)
             self._changed.notify_all()
 
     def close(self, within_s: float | None = None) -> None:
         super().close(within_s)
         atexit.unregister(self.close)
 
-    def deliver(self, job: tuple[str, tuple[int, int]]) -> None:
-        text, size = job
-        if self._size is None:
-            text = ENTER + text
-        elif self._size != size:
-            text = CLEAR + text
-        self._size = size
-        self._write(text)
+    def deliver(self, job: str) -> None:
+        self._write(job if self._is_open else ENTER + job)
+        self._is_open = True
 
     def leave(self) -> None:
-        if self._size is not None:
+        if self._is_open:
             self._write(LEAVE)
 
     def _write(self, text: str) -> None:
