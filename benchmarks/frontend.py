@@ -1,4 +1,4 @@
-"""Front ends beside what people use, in one run, on one thread.  python -m benchmarks.frontend [--json | --costs]
+"""Front ends beside what people use, in one run, on one thread.  python -m benchmarks.frontend [--json | --costs | --cqt]
 
 Times are CPU time of this process, medians over repeats that alternate between ours and the peers: another process on
 the machine takes the same from both. Speedups are of mel, gammatone and CQT together over librosa mel, the gammatone
@@ -302,6 +302,39 @@ def costs(repeats):
         print("| " + " | ".join([name, *times, *kept, f"{stream.lookahead_s:.3f}"]) + " |")
 
 
+def direct_cqt_db(wave, frame, band):
+    """One cell in float64 at the recording's full rate: no octaves, no decimation, no spectrum of a kernel."""
+    length = filterbanks.cqt_quality(14) * SR / CQT.centers_hz[band]
+    n = np.arange(-int(length // 2), int(length // 2) + 1)
+    window = 0.5 + 0.5 * np.cos(2 * np.pi * n / length)
+    at = frame * HOP + n
+    samples = np.where((at >= 0) & (at < len(wave)), wave[np.clip(at, 0, len(wave) - 1)], 0.0)
+    response = np.abs((samples * window) @ np.exp(-2j * np.pi * CQT.centers_hz[band] / SR * n))
+    return 20 * np.log10(max(response / window.sum() * np.sqrt(length), 1e-5))
+
+
+def compare_cqt(waves):
+    """Print for each sound where librosa and we differ by more than 0.01 dB, and who is how far from the direct sum."""
+    rng = np.random.default_rng(0)
+    for name, wave in waves.items():
+        frontend, reference, floor, skip = references(wave)["cqt"]
+        ours = spectrogram(wave, frontend)
+        judged = (reference > reference.max(axis=0, initial=-999) - 80) & (reference > floor + 1)
+        judged[:, :skip] = judged[:, reference.shape[1] - skip :] = False
+        if not judged.any():
+            continue
+        differs = np.where(judged, np.abs(ours - reference), 0)
+        line = f"{name}: at most {differs.max():.4f} dB, above 0.01 in {(differs > 0.01).sum()} of {judged.sum()} cells"
+        for title, where in (("200 cells", judged), ("those above 0.01", differs > 0.01)):
+            cells = rng.permutation(np.argwhere(where))[:200]
+            if len(cells):
+                direct = np.array([direct_cqt_db(wave, frame, band) for band, frame in cells])
+                bands, frames = cells.T
+                far = [np.abs(x[bands, frames] - direct).mean() for x in (reference, ours)]
+                line += f"; {title}: librosa {far[0]:.4f}, ours {far[1]:.4f} dB from the direct sum on average"
+        print(line)
+
+
 def rss_mb():
     """Peak of a fresh process that imports runtime.frontend and builds the three plans."""
     kib = subprocess.run([sys.executable, "-c", RSS], capture_output=True, text=True, check=True).stdout
@@ -314,10 +347,14 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
     parser.add_argument("--clips", type=Path, default=Path("train/recordings"), help="folder of recordings to agree on")
     parser.add_argument("--costs", action="store_true", help="print what each front end costs, and no peers")
+    parser.add_argument(
+        "--cqt", action="store_true", help="print where the CQT differs from librosa's, and who is right"
+    )
     args = parser.parse_args(argv)
     if args.costs:
-        costs(args.repeats)
-        return
+        return costs(args.repeats)
+    if args.cqt:
+        return compare_cqt(sounds(args.clips))
     ms = measure_speed(args.repeats)
     found = errors(sounds(args.clips))
     results = {

@@ -181,7 +181,8 @@ def _products(octaves: list[tuple[int, np.ndarray]]) -> list[tuple[int, slice, n
     """-> (level, columns of all bands', kernels): octaves of one level and length are one product, for it costs less."""
     products, top = [], sum(kernels.shape[1] for _, kernels in octaves)
     for (level, _), group in itertools.groupby(octaves, lambda octave: (octave[0], len(octave[1]))):
-        kernels = np.concatenate([kernels for _, kernels in group][::-1], axis=1)
+        members = [kernels for _, kernels in group]
+        kernels = members[0] if len(members) == 1 else np.concatenate(members[::-1], axis=1)
         products.append((level, slice(top - kernels.shape[1], top), kernels))
         top -= kernels.shape[1]
     return products

@@ -273,7 +273,7 @@ def _block(weights: np.ndarray, bands: slice) -> tuple[slice, slice, np.ndarray]
     return bands, bins, np.ascontiguousarray(weights[bands, bins].T, np.float32)
 
 
-def _near_blocks(near: np.ndarray, span: int, group: int = 8) -> list[tuple[slice, slice, np.ndarray]]:
+def _near_blocks(near: np.ndarray, span: int, group: int = 16) -> list[tuple[slice, slice, np.ndarray]]:
     """The first and the last run of all bands; what lies between, `group` bands at a time."""
     n_bands, n_bins = near.shape
     last = (n_bins // span - 1) * span
