@@ -29,7 +29,8 @@ SILENCE = 1e-5  # a third of a 16-bit step: what does not exceed it comes from n
 class Decision:
     """What was heard between start_s and end_s. `scores`: label -> fused probability; `members`: name -> (label, p).
 
-    silent: nothing but digital silence in the window; the label says nothing then.
+    silent: nothing but digital silence in the window; the label says nothing then. member_scores: name -> label ->
+    probability, all that a member said; not in the JSON.
     """
 
     start_s: float
@@ -39,10 +40,12 @@ class Decision:
     scores: dict[str, float]
     members: dict[str, tuple[str, float]]
     silent: bool = False
+    member_scores: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def to_json(self, **more: str) -> str:
         """One line of JSON, with what else there is to say."""
         values = dataclasses.asdict(self)
+        del values["member_scores"]
         values["members"] = {name: {"label": label, "p": round(p, 6)} for name, (label, p) in self.members.items()}
         values["scores"] = {label: round(p, 6) for label, p in self.scores.items()}
         return json.dumps(values | {"p": round(self.p, 6)} | more)
@@ -204,10 +207,11 @@ def _decision(bundle: Bundle, log_p: list[np.ndarray], start: int, end: int, sil
     means = [fusion.mean(p) for p in log_p]
     fused = np.exp(bundle.fused(means))
     best = int(fused.argmax())
-    opinions = {m.name: (bundle.labels[int(p.argmax())], float(np.exp(p.max()))) for m, p in zip(bundle.members, means)}
     scores = {label: float(p) for label, p in zip(bundle.labels, fused)}
+    each = {m.name: {x: float(np.exp(v)) for x, v in zip(bundle.labels, p)} for m, p in zip(bundle.members, means)}
+    opinions = {name: max(said.items(), key=lambda item: item[1]) for name, said in each.items()}
     span_s = max(0, start) / bundle.sr, end / bundle.sr
-    return [Decision(*span_s, bundle.labels[best], float(fused[best]), scores, opinions, silent)]
+    return [Decision(*span_s, bundle.labels[best], float(fused[best]), scores, opinions, silent, each)]
 
 
 def _window_samples(bundle: Bundle, window_s: float | None, hop_s: float | None) -> tuple[int, int]:

@@ -40,4 +40,5 @@ class Faults:
 
     def sentences(self) -> list[str]:
         """What is not zero, in words."""
-        return [f"{n} {_WORDS.get(name, name.replace('_', ' '))}" for name, n in self.counts().items()]
+        said = [f"{n} {_WORDS[name]}" for name, n in self.counts().items() if name in _WORDS]
+        return said + [f"{n} events never left by {name}" for name, n in self.unsent.items() if n]

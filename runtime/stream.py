@@ -68,11 +68,10 @@ class _Session:
         self.is_live = not args.wav
         self.file: str | None = None
         self.meter = Meter(bundle.sr)
-        self.view: View | None = None
-        self.outputs = open_outputs(args, bundle, self.is_live, voice)
-        if args.view:
-            self.view = View(bundle)
+        self.view = View(bundle) if args.view else None
+        if self.view:
             voice.to = self.view.say
+        self.outputs = open_outputs(args, bundle, self.is_live, voice)
 
     def run(self, source: audio.Source, path: Path | None) -> None:
         """One source until it ends, or Ctrl-C, which ends the open events first."""

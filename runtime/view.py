@@ -136,8 +136,7 @@ class View(Output):
                 is_heard = label in heard
                 row: Row = [(("> " if is_heard else "  ") + _fit(shown, name_width), "heard" * is_heard)]
                 for name in nets:
-                    best, p = decision.members[name]
-                    row.append((" " + self._bar(p if label == best else 0, net_width), "net"))
+                    row.append((" " + self._bar(decision.member_scores[name][label], net_width), "net"))
                 p = decision.scores[label]
                 row += [(" " + self._bar(p, fused_width), "heard" if is_heard else "fused"), (f" {p:.2f}", "")]
                 rows.append(row)

@@ -135,10 +135,17 @@ class Terminal:
 LABELS = ("bark", "hum", "rain", "tick")
 
 
+def whole(labels, members):
+    """What members that are sure of one class say of all."""
+    return {name: dict.fromkeys(labels, 0.0) | {label: p} for name, (label, p) in members.items()}
+
+
 def decision(p=(0.1, 0.7, 0.15, 0.05), end_s=3725.0, silent=False, labels=LABELS):
     members = {"mel": (labels[1], 0.5), "gam": (labels[1], 1.0), "cqt": (labels[0], 0.25)}
     best = int(np.argmax(p))
-    return Decision(end_s - 5, end_s, labels[best], p[best], dict(zip(labels, p)), members, silent)
+    return Decision(
+        end_s - 5, end_s, labels[best], p[best], dict(zip(labels, p)), members, silent, whole(labels, members)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +328,13 @@ def test_close_leaves_the_terminal_as_it_was(bundle):
 def shows(n):
     """What PROGRAM shows at its n-th step."""
     members = {name: (LABELS[0], 0.5) for name in ("mel", "gam", "cqt")}
-    return Decision(0.0, float(n), LABELS[0], 0.25, dict.fromkeys(LABELS, 0.25), members), [], -30.0, 0.1, Faults()
+    return (
+        Decision(0.0, float(n), LABELS[0], 0.25, dict.fromkeys(LABELS, 0.25), members, False, whole(LABELS, members)),
+        [],
+        -30.0,
+        0.1,
+        Faults(),
+    )
 
 
 PROGRAM = """
@@ -337,7 +350,9 @@ view = View(bundle)
 for n in range(10**9):
     scores = dict.fromkeys(bundle.labels, 0.25)
     members = {m.name: (bundle.labels[0], 0.5) for m in bundle.members}
-    view.show(Decision(0.0, float(n), bundle.labels[0], 0.25, scores, members), [], -30.0, 0.1, Faults())
+    each = {name: dict.fromkeys(bundle.labels, 0.0) | {label: p} for name, (label, p) in members.items()}
+    decision = Decision(0.0, float(n), bundle.labels[0], 0.25, scores, members, False, each)
+    view.show(decision, [], -30.0, 0.1, Faults())
     time.sleep(0.01)
     if n == 20 and sys.argv[2] == "crash":
         raise RuntimeError("a bug")
