@@ -102,7 +102,11 @@ def text(figures: dict[str, Any], rules: Rules) -> str:
         rows.append([key.replace("_", " "), form.format(before[key]), "", form.format(after[key])])
     head = f"{'':<30}{'before':>9}{'own':>9}{'after':>9}"
     lines = [head, *(f"{name:<30}" + "".join(f"{cell:>9}" for cell in cells) for name, *cells in rows)]
-    lines += ["own: at each net's own temperature, without the factor that the product needs", ""]
+    lines += [
+        "own: at each net's own temperature, without the factor that the product needs",
+        "unknown: sounds of a class whose output was removed; nets that never heard them report more, see LOG.md",
+        "",
+    ]
     lines.append(f"{'class':<20}{'on':>7}{'off':>7}{'recall':>9}{'false alarms':>14}")
     for label, row in after["per_class"].items():
         recall = f"{row['hits']}/{row['sounds']}"
