@@ -1,6 +1,7 @@
 """Shared by the tests: a small bundle of untrained nets, a small data set, sounds, and commands."""
 
 import runtime  # noqa: F401, I001  before numpy: it sets how many threads numpy takes
+import signal
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 SR = 44100
+# A shell makes what it starts in the background ignore Ctrl-C, and children inherit that: commands under test must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
