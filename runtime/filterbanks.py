@@ -100,7 +100,7 @@ def smooth_split(weights, span, order, tolerance):
         runs = weights[band, : n_runs * span].reshape(n_runs, span)
         coefficients = runs @ basis
         is_met = np.all(np.abs(coefficients @ basis.T - runs) <= tolerance * runs, axis=1)
-        is_met[[0, -1]] = False
+        is_met[:1] = is_met[-1:] = False
         far[band, is_met] = coefficients[is_met]
         near[band, : n_runs * span].reshape(n_runs, span)[is_met] = 0
     return near, far.reshape(n_bands, -1), basis

@@ -171,7 +171,7 @@ def spectrogram(wave: np.ndarray, frontend: Frontend) -> np.ndarray:
 
 
 def spectrograms(wave: np.ndarray, frontends: Sequence[Frontend]) -> list[np.ndarray]:
-    """`spectrogram` of each front end; mel, gammatone, stft and mfcc of one framing share their FFT."""
+    """`spectrogram` of each front end; mel, gammatone and mfcc of one framing share their FFT, without scipy stft, too."""
     stream = SharedStream(frontends)
     wave = np.asarray(wave)
     last = max(0, len(wave) - 1) // PIECE * PIECE

@@ -276,13 +276,12 @@ def _block(weights: np.ndarray, bands: slice) -> tuple[slice, slice, np.ndarray]
 def _near_blocks(near: np.ndarray, span: int, group: int = 16) -> list[tuple[slice, slice, np.ndarray]]:
     """The first and the last run of all bands; what lies between, `group` bands at a time."""
     n_bands, n_bins = near.shape
-    last = (n_bins // span - 1) * span
-    ends = [
-        (slice(0, n_bands), bins, near[:, bins].T.astype(np.float32)) for bins in (slice(0, span), slice(last, n_bins))
-    ]
+    last = max(0, (n_bins // span - 1) * span)
+    ends = [slice(0, span), slice(last, n_bins)] if last else [slice(0, n_bins)]
+    blocks = [(slice(0, n_bands), bins, near[:, bins].T.astype(np.float32)) for bins in ends]
     near[:, :span] = near[:, last:] = 0
     groups = [slice(i, min(i + group, n_bands)) for i in range(0, n_bands, group)]
-    return [*ends, *(_block(near, bands) for bands in groups if near[bands].any())]
+    return [*blocks, *(_block(near, bands) for bands in groups if near[bands].any())]
 
 
 def decibels(power: np.ndarray, floor: float, factor: float = 10) -> np.ndarray:

@@ -120,6 +120,16 @@ def test_a_smaller_gammatone_states_its_error(tolerance):
     assert np.abs(small - exact).max() <= 20 * np.log10(1 + tolerance) + rounding
 
 
+@pytest.mark.parametrize("n_fft", [16, 126, 128, 254, 256, 1000])
+def test_short_ffts_have_gammatone_bands_too(n_fft):
+    """Fewer bins than two runs of smooth weights."""
+    wave = noise(1)[:4000]
+    frontend = Frontend("gammatone", n_bands=6, fmin=500.0, n_fft=n_fft, win_length=n_fft, hop_length=100)
+    weights = filterbanks.gammatone_weights(SR, n_fft, 6, 500.0, SR / 2) / n_fft
+    reference = 20 * np.log10(np.maximum(weights @ np.sqrt(librosa_power(wave, frontend)), 1e-6))
+    assert judged_db(spectrogram(wave, frontend), reference, floor=-119) < 1e-3
+
+
 def test_papers_are_the_papers():
     assert {name[:2] for name in PAPERS} == {"p0", "p1", "p2", "p3", "p4"}
     assert [PAPERS[f"p3_mel_{hop}"].n_frames(10 * SR) for hop in P3_HOPS] == [712, 394, 239, 216]
