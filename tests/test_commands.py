@@ -114,7 +114,7 @@ def test_compress_from_recordings_to_bundle(sounds, cache, tmp_path):
         assert sum(path.stat().st_size for path in (tmp_path / "b").glob(f"*.{fmt}")) <= 48 * 1024
     bundle = Bundle.load(tmp_path / "b")
     assert bundle.labels == ("hum", "pulses") and len(bundle.members) == 3
-    table = json.loads((tmp_path / "runs" / "evaluation.json").read_text())
+    table = json.loads((tmp_path / "runs" / "evaluation.json").read_text())["rows"]
     assert set(table) == {"mel", "gam", "cqt", "PROD"} and table["PROD"]["tflite"]["n"] == 8
     assert "next: python -m runtime.stream" in result.stdout
 
@@ -125,7 +125,7 @@ def test_every_fold_held_out_once(sounds, cache, tmp_path):
     result = run("compress.folds", *args)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "folds.json").read_text())
-    halves = [json.loads((tmp_path / f"fold{k}" / "evaluation.json").read_text()) for k in (1, 2)]
+    halves = [json.loads((tmp_path / f"fold{k}" / "evaluation.json").read_text())["rows"] for k in (1, 2)]
     hits = [np.trace(half["PROD"]["onnx"]["confusion"]) for half in halves]
     assert rows["PROD"]["onnx"]["n"] == 16 and rows["PROD"]["onnx"]["accuracy"] == sum(hits) / 16
 
