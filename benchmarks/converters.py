@@ -4,10 +4,12 @@ onnxruntime quantizes our float ONNX file. tensorflow converts a Keras twin, lit
 installed: pip install tensorflow-cpu litert-torch.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
 import string
+import sys
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,8 +63,9 @@ def installed() -> list[str]:
 def tflite_quantized(graph: Graph, patches: np.ndarray, converter: str) -> bytes:
     """A float Graph, calibration patches, one of `installed()` -> its int8 .tflite file's bytes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of theirs, about themselves
+    # What they say of their own progress is no part of a table or of JSON.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")
         write = {"tensorflow": _by_tensorflow, "litert_torch": _by_litert_torch}[converter]
         return write(graph, np.ascontiguousarray(patches.transpose(0, 2, 3, 1)))
 
