@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from onnx import helper, version_converter
+from onnx import helper, numpy_helper, version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import nn
 
@@ -186,6 +186,22 @@ def stripped(data: bytes) -> bytes:
     imports = [entry for entry in model.opset_import if entry.domain in used]
     model.ClearField("opset_import")
     model.opset_import.extend(helper.make_opsetid(entry.domain, entry.version) for entry in imports)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def signed_weights(data: bytes) -> bytes:
+    """Our int8 .onnx file with int8 weights in place of uint8 ones: the same numbers wherever products are exact."""
+    model = onnx.load_model_from_string(data)
+    convs = [node for node in model.graph.node if node.op_type == "QLinearConv"]
+    weights = {node.input[3] for node in convs}
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            numbers = numpy_helper.to_array(tensor).astype(np.int16) - 128
+            tensor.CopyFrom(numpy_helper.from_array(numbers.astype(np.int8), tensor.name))
+    model.graph.initializer.append(numpy_helper.from_array(np.int8(0), "_"))
+    for node in convs:
+        node.input[5] = "_"  # the weights' zero point
     onnx.checker.check_model(model)
     return model.SerializeToString()
 

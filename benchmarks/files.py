@@ -65,6 +65,9 @@ def quantized(graph, x):
 def files_of(graph, net, x):
     """-> {(writer, format): bytes}: ours and the converters' own, as written and stripped."""
     files = {("ours", "tflite"): tflite_bytes(net), ("ours", "onnx"): onnx_bytes(net)}
+    files["ours, signed weights", "onnx"] = converters.signed_weights(
+        onnx_bytes(net)
+    )  # as fast as theirs, and as unsafe
     for name in converters.installed():
         raw = converters.tflite_quantized(graph, x[:N_CALIBRATION], name)
         files |= {(name, "tflite"): raw, (f"{name} stripped", "tflite"): converters.tflite_stripped(raw)}

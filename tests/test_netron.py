@@ -16,7 +16,8 @@ from export.to_tflite import tflite_bytes
 
 NETRON = importlib.util.find_spec("netron")  # pip install netron
 pytestmark = pytest.mark.skipif(
-    not (NETRON and NETRON.origin and shutil.which("node")), reason="wants node and Netron's sources: pip install netron"
+    not (NETRON and NETRON.origin and shutil.which("node")),
+    reason="wants node and Netron's sources: pip install netron",
 )
 
 
