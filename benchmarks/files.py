@@ -128,7 +128,8 @@ def agreement(net, x):
     """Engines against the reference of their rounding and against each other.
 
     -> {"patches", "logits"; by engine: "steps", the largest difference of a logit in int8 steps, and "logits_off", how
-    many differ; "rules_apart", steps between the two references; "least_argmax_agreement" of any two of all}
+    many differ; "rules_apart", steps between the two references; "same_answer", patches by pair; "least_argmax_agreement"
+    of any two}
     """
     tflite, onnx, step = tflite_bytes(net), onnx_bytes(net), float(net.scales[-1])
     double, single = (int8.dequantize(net, int8.run(net, x, rule)) for rule in ("double", "float32"))
@@ -140,15 +141,34 @@ def agreement(net, x):
     if parity.has_micro():
         engines["tflite-micro"] = double, parity.run_micro(tflite, x)
     off = {name: np.rint(np.abs(ours - theirs) / step) for name, (ours, theirs) in engines.items()}
-    logits = [double, single, *(theirs for _, theirs in engines.values())]
-    pairs = [float((a.argmax(1) == b.argmax(1)).mean()) for a, b in itertools.combinations(logits, 2)]
+    logits = {"double": double, "float32": single} | {name: theirs for name, (_, theirs) in engines.items()}
+    pairs = {
+        f"{a}, {b}": int((logits[a].argmax(1) == logits[b].argmax(1)).sum())
+        for a, b in itertools.combinations(logits, 2)
+    }
     return {
         "patches": len(x),
         "logits": double.size,
         "steps": {name: int(differences.max()) for name, differences in off.items()},
         "logits_off": {name: int((differences > 0).sum()) for name, differences in off.items()},
         "rules_apart": round(float(np.abs(double - single).max()) / step),
-        "least_argmax_agreement": min(pairs),
+        "same_answer": pairs,
+        "least_argmax_agreement": min(pairs.values()) / len(x),
+    }
+
+
+def together(rows):
+    """Rows of `agreement` -> one of all their patches."""
+    sums = {key: sum(row[key] for row in rows) for key in ("patches", "logits")}
+    engines = rows[0]["steps"]
+    pairs = {pair: sum(row["same_answer"][pair] for row in rows) for pair in rows[0]["same_answer"]}
+    return {
+        **sums,
+        "steps": {name: max(row["steps"][name] for row in rows) for name in engines},
+        "logits_off": {name: sum(row["logits_off"][name] for row in rows) for name in engines},
+        "rules_apart": max(row["rules_apart"] for row in rows),
+        "same_answer": pairs,
+        "least_argmax_agreement": min(pairs.values()) / sums["patches"],
     }
 
 
@@ -178,6 +198,8 @@ def measure(args):
     judged = {name: agreement(nets[name], x[: args.patches]) for name in ("CR+DC", "wide DC")}
     for path in args.run:
         judged[str(path)] = agreement(*held_out(load_run(path), args.data, args.cache))
+    if len(args.run) > 1:
+        judged["all runs"] = together([judged[str(path)] for path in args.run])
     return {
         "three_wide_dc_bytes": {fmt: 3 * ours["wide DC", fmt]["bytes"] for fmt in formats},
         "overhead_bytes": {fmt: ours["CR+DC", fmt]["beyond_weights"] for fmt in formats},
