@@ -104,6 +104,8 @@ def _net_of(model: Any, patches: np.ndarray, quantized: bool) -> Any:
     """-> the Graph or Int8Net to write; a model trained on its int8 grid (compress.qat) knows its own."""
     if quantized and hasattr(model, "deployed"):
         return model.deployed()
+    if not hasattr(model, "blocks"):  # what graph_of reads
+        raise ValueError(f"{type(model).__name__} has no form of ours: export it with --converters")
     net = graph.graph_of(model, patches.shape[1:])
     return int8.quantize(*fit_for_int8(net, patches)) if quantized else net
 
