@@ -140,6 +140,8 @@ def agreement(net, x):
     }
     if parity.has_micro():
         engines["tflite-micro"] = double, parity.run_micro(tflite, x)
+    if parity.has_tensorflow():
+        engines["tensorflow reference"] = double, parity.run_tflite(tflite, x, True, parity.TENSORFLOW)
     off = {name: np.rint(np.abs(ours - theirs) / step) for name, (ours, theirs) in engines.items()}
     logits = {"double": double, "float32": single} | {name: theirs for name, (_, theirs) in engines.items()}
     pairs = {
