@@ -159,7 +159,11 @@ def is_finished(args):
     path = evaluation_path(args)
     if not path.is_file() or not (args.out / "bundle.json").is_file():
         return False
-    return json.loads(path.read_text()).get("command") == identity(args)
+    try:
+        said = json.loads(path.read_text())
+    except ValueError:
+        return False  # damaged: it is written anew
+    return isinstance(said, dict) and said.get("command") == identity(args)
 
 
 def main(argv=None):

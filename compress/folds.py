@@ -48,9 +48,10 @@ def interval(accuracy, n):
 def main(argv=None):
     args = _arguments(argv)
     dataset = load_dataset(args.data)
-    for command in map(cnn7.arguments, _commands(args, dataset.folds)):
-        check_target(command.out)
-    tables = [_table(args, dataset.labels, command) for command in _commands(args, dataset.folds)]
+    commands = list(_commands(args, dataset.folds))
+    for command in commands:
+        check_target(cnn7.arguments(command).out)
+    tables = [_table(args, dataset.labels, command) for command in commands]
     rows = pooled(tables)
     n = sum(table["PROD"]["tflite"]["n"] for table in tables)
     print(f"\nevery fold held out once, last epoch{f', scored on {args.score_on}' if args.score_on else ''}")

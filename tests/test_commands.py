@@ -151,6 +151,9 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
         vars(command).update(change)
         assert not cnn7.is_finished(command), change
         vars(command).update(before)
+    for damage in ("", "[]", '{"mel": {}}'):
+        cnn7.evaluation_path(command).write_text(damage)
+        assert not cnn7.is_finished(command)
 
 
 @pytest.mark.parametrize(
