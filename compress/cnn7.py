@@ -154,16 +154,19 @@ def evaluation_path(args):
     return args.runs / ("evaluation-qat.json" if args.qat_epochs else "evaluation.json")
 
 
+def finished_path(args):
+    """Holds the identity of the command whose bundle and evaluation are there, whole."""
+    return evaluation_path(args).with_name(evaluation_path(args).name.replace("evaluation", "finished"))
+
+
 def is_finished(args):
-    """Whether this very command has written its bundle and then its evaluation."""
-    path = evaluation_path(args)
-    if not path.is_file() or not (args.out / "bundle.json").is_file():
+    """Whether this very command has written its bundle and its evaluation."""
+    if not all(path.is_file() for path in (finished_path(args), evaluation_path(args), args.out / "bundle.json")):
         return False
     try:
-        said = json.loads(path.read_text())
+        return json.loads(finished_path(args).read_text()) == identity(args)
     except ValueError:
-        return False  # damaged: it is written anew
-    return isinstance(said, dict) and said.get("command") == identity(args)
+        return False  # damaged: all of it is made anew
 
 
 def main(argv=None):
@@ -175,6 +178,7 @@ def main(argv=None):
     _, test_clips = split(dataset, args.fold)
     shape = largest_fitting(budget_bytes, len(dataset.labels))
     check_target(args.out)
+    finished_path(args).unlink(missing_ok=True)
     teachers = teachers_by_spectrogram(args.teacher, dataset.labels)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(
@@ -194,8 +198,8 @@ def main(argv=None):
     print("\n" + (args.out / "report.md").read_text())
     if test_clips:
         table = evaluate(args.out, runs, test_clips, dataset.labels, args.cache)
-        said = {"command": identity(args), "rows": table}
-        write_atomic(evaluation_path(args), lambda path: path.write_text(json.dumps(said, indent=1)))
+        write_atomic(evaluation_path(args), lambda path: path.write_text(json.dumps(table, indent=1)))
+        write_atomic(finished_path(args), lambda path: path.write_text(json.dumps(identity(args), indent=1) + "\n"))
         print(evaluation_text(table, len(test_clips)))
     example = (test_clips or dataset.clips)[0].path
     print(

@@ -85,7 +85,7 @@ def _table(args, labels, command):
     else:
         cnn7.main(command)
     if args.score_on is None:
-        return json.loads(cnn7.evaluation_path(fold).read_text())["rows"]
+        return json.loads(cnn7.evaluation_path(fold).read_text())
     other = load_dataset(args.score_on)
     if other.labels != labels:
         raise ValueError(f"{args.score_on} has other classes than {args.data}")

@@ -114,7 +114,7 @@ def test_compress_from_recordings_to_bundle(sounds, cache, tmp_path):
         assert sum(path.stat().st_size for path in (tmp_path / "b").glob(f"*.{fmt}")) <= 48 * 1024
     bundle = Bundle.load(tmp_path / "b")
     assert bundle.labels == ("hum", "pulses") and len(bundle.members) == 3
-    table = json.loads((tmp_path / "runs" / "evaluation.json").read_text())["rows"]
+    table = json.loads((tmp_path / "runs" / "evaluation.json").read_text())
     assert set(table) == {"mel", "gam", "cqt", "PROD"} and table["PROD"]["tflite"]["n"] == 8
     assert "next: python -m runtime.stream" in result.stdout
 
@@ -125,7 +125,7 @@ def test_every_fold_held_out_once(sounds, cache, tmp_path):
     result = run("compress.folds", *args)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "folds.json").read_text())
-    halves = [json.loads((tmp_path / f"fold{k}" / "evaluation.json").read_text())["rows"] for k in (1, 2)]
+    halves = [json.loads((tmp_path / f"fold{k}" / "evaluation.json").read_text()) for k in (1, 2)]
     hits = [np.trace(half["PROD"]["onnx"]["confusion"]) for half in halves]
     assert rows["PROD"]["onnx"]["n"] == 16 and rows["PROD"]["onnx"]["accuracy"] == sum(hits) / 16
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("fold*/*/*")}
@@ -144,15 +144,17 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     command.out.mkdir(parents=True)
     (command.out / "bundle.json").write_text("{}")
     assert not cnn7.is_finished(command)
-    cnn7.evaluation_path(command).write_text(json.dumps({"command": cnn7.identity(command), "rows": {}}))
+    cnn7.evaluation_path(command).write_text("{}")
+    assert not cnn7.is_finished(command)
+    cnn7.finished_path(command).write_text(json.dumps(cnn7.identity(command)))
     assert cnn7.is_finished(command)
     for change in ({"seed": 1}, {"epochs": 7}, {"qat_epochs": 3}, {"budget": "64kb"}, {"data": tmp_path / "other"}):
         before = {name: getattr(command, name) for name in change}
         vars(command).update(change)
         assert not cnn7.is_finished(command), change
         vars(command).update(before)
-    for damage in ("", "[]", '{"mel": {}}'):
-        cnn7.evaluation_path(command).write_text(damage)
+    for damage in ("", "[]", '{"seed": 0}'):
+        cnn7.finished_path(command).write_text(damage)
         assert not cnn7.is_finished(command)
 
 
