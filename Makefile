@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HELD_OUT := train/recordings/audio/4-185575-A-20.ogg
 
-.PHONY: demo test check-all check-runtimes check-hostile clean
+.PHONY: demo test check-all check-runtimes check-hostile check-live clean docs/report.png
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,7 +33,18 @@ check-runtimes: $(BIN)/.installed
 check-hostile: $(BIN)/.installed
 	HOSTILE=10000 $(BIN)/python -m pytest -q tests/test_hostile.py
 
-check-all: test check-runtimes check-hostile
+# The picture of the shipped bundle's report, drawn by a real browser.
+docs/report.png: $(BIN)/.installed
+	mkdir -p build
+	$(BIN)/python -m devices.report runtime/bundles/esc10 --html build/report.html > build/report.txt
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=900,2500 --screenshot=$@ build/report.html
+
+# Ten minutes of recordings through a virtual microphone; a day and an hour of sound through the stream.
+check-live: $(BIN)/.installed
+	sh tests/virtual_microphone.sh 10
+	$(BIN)/python -m tests.soak 24
+
+check-all: test check-runtimes check-hostile check-live
 
 clean:
 	rm -rf .venv .venv-* .cache runs bundles build *.egg-info

@@ -21,9 +21,10 @@ import numpy as np
 from benchmarks import left_out, rows, write
 from benchmarks.left_out import Guess
 from benchmarks.rows import Row
-from devices import arena, work
+from devices import work
 from devices.cost import MULTIPLIER
 from devices.size import ModelSize
+from runtime import command
 
 TFLM = "tflite-micro 0.dev20261023182759, reference kernels"  # recorded the figures in arena.csv
 
@@ -31,7 +32,8 @@ TFLM = "tflite-micro 0.dev20261023182759, reference kernels"  # recorded the fig
 def measure(rows_path: Path | None = None, folder: Path | None = None) -> dict[str, Any]:
     """-> every figure of the benchmark, plain JSON types, under dotted names; "details" holds the cases behind them."""
     shipped = rows.models()
-    sizes = {**shipped, **(rows.models(folder) if folder else {})}
+    given, refused = rows.models_in(folder) if folder else ({}, {})
+    sizes = {**shipped, **given}
     works = {name: work.of_model(size) for name, size in sizes.items()}
     known = left_out.usable(rows.read(rows.DATA / "rows.csv"), works)
     judged = known if rows_path is None else left_out.usable(rows.read(rows_path), works)
@@ -40,10 +42,9 @@ def measure(rows_path: Path | None = None, folder: Path | None = None) -> dict[s
     families = left_out.by_family(judged, works, others)
     boards = left_out.by_board(judged, works, others)
     heads = _arena_heads(folder)
-    graphs = rows.graphs(folder) if folder else rows.graphs()
-    ram = {name: (arena.head_bytes(graphs[name]), head) for name, head in heads.items() if name in graphs}
-    published = rows.read(rows_path or rows.DATA / "rows.csv")
-    flash = _flash(published, {name: sizes[name] for name in (graphs if folder else shipped)})
+    here = given if folder else shipped
+    ram = {name: (here[name].arena_bytes, head) for name, head in heads.items() if name in here}
+    flash = _flash(rows.read(rows_path or rows.DATA / "rows.csv"), here)
     return {
         **_latency(families, boards),
         "ram.exact": float(np.mean([ours == theirs for ours, theirs in ram.values()])) if ram else None,
@@ -54,6 +55,7 @@ def measure(rows_path: Path | None = None, folder: Path | None = None) -> dict[s
             "worst_families": [_case(guess) for guess in sorted(families, key=lambda g: -g.off)[:12]],
             "worst_boards": [_case(guess) for guess in sorted(boards, key=lambda g: -g.off)[:12]],
             "ram_differences": {name: pair for name, pair in ram.items() if pair[0] != pair[1]},
+            "refused": refused,
             "flash": [case for case in flash if case["note"] or not case["within"]],
         },
     }
@@ -143,6 +145,7 @@ def _text(found: Mapping[str, Any]) -> str:
             low, high = case["estimated_ms"]
             lines.append(f"  {case['board']}, {case['file']}, {case['runtime'][:60]}: {case['measured_ms']:.4g} ms, "
                          f"estimated {low:.4g} to {high:.4g}: {case['reason']}")  # fmt: skip
+    lines += [f"left out, {said}" for said in found["details"]["refused"].values()]
     for name, (ours, theirs) in found["details"]["ram_differences"].items():
         lines.append(f"RAM of {name}: {ours} here, {theirs} in tflite-micro")
     for case in found["details"]["flash"]:
@@ -167,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

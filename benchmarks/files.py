@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from export.equalize import fit_for_int8
 from export.graph import graph_of
 from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
+from runtime import command
 from runtime.engine import open_model
 from runtime.frontend import MEL, deltas, patches
 from train.cnn7 import CNN7, WIDTHS_CR, WIDTHS_WIDE
@@ -252,7 +252,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

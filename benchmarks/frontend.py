@@ -1,4 +1,4 @@
-"""Front ends beside what people use, in one run, on one thread.  python -m benchmarks.frontend [--json]
+"""Front ends beside what people use, in one run, on one thread.  python -m benchmarks.frontend [--json | --costs | --cqt]
 
 Times are CPU time of this process, medians over repeats that alternate between ours and the peers: another process on
 the machine takes the same from both. Speedups are of mel, gammatone and CQT together over librosa mel, the gammatone
@@ -8,6 +8,9 @@ package and librosa.cqt:
     windows_1s    windows of 1 s every 0.5 s, one call each
     stream_100ms  10 s in chunks of 100 ms through a stream, over the peers' ONE call on those 10 s: none has a stream
 
+All with what is installed; "numpy alone" is the same without scipy. "FFTs alone" is the floor under the time of all three,
+the rest of the way is printed kernel by kernel ("of it").
+
 max_db_error: against a float64 evaluation (CQT: librosa.cqt at sparsity 0, frames away from the ends, where librosa
 cuts each octave's recording off), over the cells within 80 dB of their frame's maximum and above the floor; mfcc: largest
 difference over largest value.
@@ -15,6 +18,8 @@ difference over largest value.
 
 import runtime  # noqa: F401, I001  before numpy: it sets how many threads numpy takes
 import argparse
+import dataclasses
+import functools
 import json
 import resource
 import subprocess
@@ -24,9 +29,11 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime import filterbanks
+from runtime import command, filterbanks, spectrum
+from runtime import frontend as frontend_module
 from runtime.frontend import (
     CQT,
+    CQT_SEED,
     GAMMATONE,
     MEL,
     Frontend,
@@ -37,7 +44,8 @@ from runtime.frontend import (
     spectrograms,
     table_bytes,
 )
-from runtime.tape import framed
+from runtime.spectrum import rfft32
+from runtime.tape import BATCH, Tape, framed
 
 SR, HOP = 44100, 620
 THREE = {"mel": MEL, "gammatone": GAMMATONE, "cqt": CQT}
@@ -69,12 +77,24 @@ def sounds(folder=None, n_clips=8):
     return {name: wave.astype(np.float32) for name, wave in made.items()}
 
 
-def floor_s(wave):
-    """Seconds for the FFTs alone: what is left if everything else were free. CQT has none."""
-    padded, window = np.pad(wave, 2048), filterbanks.hann(4096)
-    n = MEL.n_frames(len(wave))
-    frames = framed(padded, n, 4096, HOP)
-    return lambda: [np.fft.rfft(frames[i : i + 16] * window, 8192) for i in range(0, n, 16)]
+def floor_s(wave, dtype):
+    """Run the FFTs alone, into arrays made before: what is left if everything else were free. The CQT has none."""
+    padded, window = np.pad(wave, 2048), filterbanks.hann(4096).astype(dtype)
+    n = MEL.n_frames(len(wave)) // 8 * 8
+    frames, buffer = framed(padded, n, 4096, HOP), np.zeros((8, 8192), dtype)
+    spectra = np.empty((8, 4097), np.complex128)
+
+    def fft():
+        if dtype == np.float32:
+            return rfft32()(buffer)
+        return np.fft.rfft(buffer, out=spectra)
+
+    def run():
+        for i in range(0, n, 8):
+            np.multiply(frames[i : i + 8], window, out=buffer[:, :4096])
+            fft()
+
+    return run
 
 
 def peers():
@@ -102,6 +122,60 @@ def streamed(wave, frontends, n=4410):
     stream.flush()
 
 
+def without_scipy(function):
+    """-> the same function, run as where the extra `fast` is not installed."""
+    plans = functools.lru_cache(frontend_module._plan.__wrapped__)
+
+    def run():
+        kept = frontend_module._plan, frontend_module.rfft32, spectrum.rfft32
+        try:
+            frontend_module._plan, frontend_module.rfft32, spectrum.rfft32 = plans, lambda: None, lambda: None
+            return function()
+        finally:
+            frontend_module._plan, frontend_module.rfft32, spectrum.rfft32 = kept
+
+    return run
+
+
+def kernels(wave):
+    """name -> function: what `spectrograms` of the three is made of, on as much data, each kernel alone."""
+    shared, cqt = frontend_module._plan((MEL, GAMMATONE)), frontend_module._plan((CQT,))
+    n, block = MEL.n_frames(len(wave)), 64
+    mel, gammatone = shared._heads
+    tape = Tape()
+    tape.append(np.pad(wave, (0, 8192)))
+    magnitude = np.empty((block // BATCH, BATCH, 4097), np.float32)
+    magnitude_squared = np.empty_like(magnitude)
+    rows, norms = magnitude.reshape(block, 4097), np.ones(block, np.float32)
+    shared._magnitudes(tape, 8, rows[:8], norms[:8])
+    magnitude[:] = magnitude[:1]
+    bands = magnitude[0, :, :128].repeat(8, 0)
+    tapes = [Tape(first) for first in cqt.first_samples]
+    tapes[0].append(np.pad(wave, (0, cqt.lookahead + 1)))
+    cqt.descend(tapes)
+
+    def decimations():
+        again = [tapes[0], *(Tape(first) for first in cqt.first_samples[1:])]
+        cqt.descend(again)
+
+    def blocks(function):
+        return lambda: [function() for _ in range(0, n, block)]
+
+    return {
+        "windows, FFTs, magnitudes": lambda: [
+            shared._magnitudes(tape, at, rows[:8], norms[:8]) for at in range(0, n // 8 * 8, 8)
+        ],
+        "squares": blocks(lambda: np.square(magnitude, out=magnitude_squared)),
+        "mel product": blocks(lambda: mel.bands(magnitude)),
+        "gammatone product": blocks(lambda: gammatone.bands(magnitude)),
+        "coarse frames found, logs": blocks(
+            lambda: [(h.doubtful(bands, norms, rows), spectrum.decibels(bands, 1e-10)) for h in (mel, gammatone)]
+        ),
+        "CQT decimations": decimations,
+        "CQT products, logs": lambda: [cqt.block(tapes, at, min(at + block, n)) for at in range(0, n, block)],
+    }
+
+
 def medians_ms(functions, repeats):
     """name -> function; -> name -> median CPU milliseconds. Every round runs each once; the first round is not counted."""
     times = {name: [] for name in functions}
@@ -122,8 +196,14 @@ def measure_speed(repeats):
         "together 10 s": lambda: spectrograms(wave, three),
         "together windows": lambda: [spectrograms(w, three) for w in windows],
         "together stream": lambda: streamed(wave, three),
-        "FFTs alone 10 s": floor_s(wave),
+        "FFTs alone 10 s": floor_s(wave, np.float32 if rfft32() else np.float64),
+        "float64 FFTs alone 10 s": floor_s(wave, np.float64),
     }
+    functions |= {
+        f"{name}, numpy alone": without_scipy(functions[name])
+        for name in ("together 10 s", "together windows", "together stream")
+    }
+    functions |= {f"of it: {name}": kernel for name, kernel in kernels(wave).items()}
     for name, peer in peers().items():
         functions[f"peer {name} 10 s"] = lambda peer=peer: peer(wave)
         functions[f"peer {name} windows"] = lambda peer=peer: [peer(w) for w in windows]
@@ -143,6 +223,10 @@ def speedups(ms):
         "clip_10s": clip / ms["together 10 s"],
         "windows_1s": windows / ms["together windows"],
         "stream_100ms": clip / ms["together stream"],
+        "numpy_alone_clip_10s": clip / ms["together 10 s, numpy alone"],
+        "numpy_alone_windows_1s": windows / ms["together windows, numpy alone"],
+        "numpy_alone_stream_100ms": clip / ms["together stream, numpy alone"],
+        "floor_of_clip_10s": clip / ms["FFTs alone 10 s"],
         **{f"{name}_clip_10s": ms[f"peer {name} 10 s"] / ms[f"{name} 10 s"] for name in THREE},
         **{f"{name}_windows_1s": ms[f"peer {name} windows"] / ms[f"{name} windows"] for name in THREE},
     }
@@ -196,6 +280,61 @@ def errors(waves):
     return found
 
 
+def costs(repeats):
+    """Print a table: each front end's time per second of audio, what it keeps, how late it is."""
+    wave = np.tile(sounds()["noise"], 5)
+    named = {
+        "mel": MEL, "gammatone": GAMMATONE, "cqt": CQT, "cqt, preset `seed`": CQT_SEED,
+        "cqt, hop 1120": dataclasses.replace(CQT, hop_length=1120), "stft": STFT, "mfcc": MFCC, "frames": FRAMES,
+    }  # fmt: skip
+    functions = {(name, "clip"): lambda f=f: spectrogram(wave, f) for name, f in named.items()}
+    functions |= {(name, "stream"): lambda f=f: streamed(wave, [f]) for name, f in named.items()}
+    ms = medians_ms(functions, repeats)
+    print("| front end | CPU ms per s, clip | in 100 ms chunks | tables, KB | held by a stream, KB | look-ahead, s |")
+    print("|---|---|---|---|---|---|")
+    for name, frontend in named.items():
+        stream, n_held = FrontendStream(frontend), 0
+        for start in range(0, len(wave), 4410):
+            stream.feed(wave[start : start + 4410])
+            n_held = max(n_held, stream.n_held)
+        times = [f"{ms[name, kind] / 10:.2f}" for kind in ("clip", "stream")]
+        kept = [f"{n / 1024:.0f}" for n in (table_bytes(frontend), 4 * n_held)]
+        print("| " + " | ".join([name, *times, *kept, f"{stream.lookahead_s:.3f}"]) + " |")
+
+
+def direct_cqt_db(wave, frame, band):
+    """One cell in float64 at the recording's full rate: no octaves, no decimation, no spectrum of a kernel."""
+    length = filterbanks.cqt_quality(14) * SR / CQT.centers_hz[band]
+    n = np.arange(-int(length // 2), int(length // 2) + 1)
+    window = 0.5 + 0.5 * np.cos(2 * np.pi * n / length)
+    at = frame * HOP + n
+    samples = np.where((at >= 0) & (at < len(wave)), wave[np.clip(at, 0, len(wave) - 1)], 0.0)
+    response = np.abs((samples * window) @ np.exp(-2j * np.pi * CQT.centers_hz[band] / SR * n))
+    return 20 * np.log10(max(response / window.sum() * np.sqrt(length), 1e-5))
+
+
+def compare_cqt(waves):
+    """Print for each sound where librosa and we differ by more than 0.01 dB, and who is how far from the direct sum."""
+    rng = np.random.default_rng(0)
+    for name, wave in waves.items():
+        frontend, reference, floor, skip = references(wave)["cqt"]
+        ours = spectrogram(wave, frontend)
+        judged = (reference > reference.max(axis=0, initial=-999) - 80) & (reference > floor + 1)
+        judged[:, :skip] = judged[:, reference.shape[1] - skip :] = False
+        if not judged.any():
+            continue
+        differs = np.where(judged, np.abs(ours - reference), 0)
+        line = f"{name}: at most {differs.max():.4f} dB, above 0.01 in {(differs > 0.01).sum()} of {judged.sum()} cells"
+        for title, where in (("200 cells", judged), ("those above 0.01", differs > 0.01)):
+            cells = rng.permutation(np.argwhere(where))[:200]
+            if len(cells):
+                direct = np.array([direct_cqt_db(wave, frame, band) for band, frame in cells])
+                bands, frames = cells.T
+                far = [np.abs(x[bands, frames] - direct).mean() for x in (reference, ours)]
+                line += f"; {title}: librosa {far[0]:.4f}, ours {far[1]:.4f} dB from the direct sum on average"
+        print(line)
+
+
 def rss_mb():
     """Peak of a fresh process that imports runtime.frontend and builds the three plans."""
     kib = subprocess.run([sys.executable, "-c", RSS], capture_output=True, text=True, check=True).stdout
@@ -207,7 +346,15 @@ def main(argv=None):
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
     parser.add_argument("--clips", type=Path, default=Path("train/recordings"), help="folder of recordings to agree on")
+    parser.add_argument("--costs", action="store_true", help="print what each front end costs, and no peers")
+    parser.add_argument(
+        "--cqt", action="store_true", help="print where the CQT differs from librosa's, and who is right"
+    )
     args = parser.parse_args(argv)
+    if args.costs:
+        return costs(args.repeats)
+    if args.cqt:
+        return compare_cqt(sounds(args.clips))
     ms = measure_speed(args.repeats)
     found = errors(sounds(args.clips))
     results = {
@@ -235,4 +382,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

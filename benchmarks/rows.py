@@ -7,6 +7,7 @@ The skeletons let the benchmark count MACs, memory and flash again without the f
 
 import argparse
 import csv
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from devices.graph import Graph, Node, Tensor, read_tflite
-from devices.size import ModelSize, measure_graph, read_model
+from devices.size import ModelError, ModelSize, measure_graph, read_model
+from runtime import command
+from runtime.files import write_text
 
 DATA = Path(__file__).parent / "data"
 _KEPT = "system model file board_name core kind clock_mhz ms ram_kib flash_kib source".split()
@@ -81,13 +84,27 @@ class Row:
         return self.ms * self.clock_mhz * 1e3
 
 
+_NEEDED = ("system", "file", "board_name", "core", "kind", "clock_mhz", "ms")
+
+
 def read(path: Path) -> list[Row]:
-    """A CSV with (at least) the columns system, file, board_name, core, kind, clock_mhz, ms -> rows."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if rows and (missing := {"system", "file", "board_name", "core", "kind", "clock_mhz", "ms"} - rows[0].keys()):
-        raise ValueError(f"{path}: no column {', '.join(sorted(missing))}")
-    return [_row(values) for values in rows]
+    """A CSV with (at least) the columns system, file, board_name, core, kind, clock_mhz, ms -> rows.
+
+    Raises ValueError that names the file, and the line that is too short.
+    """
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if missing := [name for name in _NEEDED if name not in (reader.fieldnames or ())]:
+                raise ValueError(f"{path}: no column {', '.join(missing)}")
+            for values in reader:
+                if absent := [name for name in _NEEDED if values[name] is None]:
+                    raise ValueError(f"{path}, line {reader.line_num}: no {', '.join(absent)}")
+                rows.append(_row(values))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV ({error})") from None
+    return rows
 
 
 def _row(values: Mapping[str, str]) -> Row:
@@ -109,21 +126,27 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def models(folder: Path | None = None) -> dict[str, ModelSize]:
-    """File name -> size, of every model in a folder, or of the skeletons that ship."""
-    if folder is None:
-        stored = json.loads((DATA / "models.json").read_text(encoding="utf-8"))
-        return {name: measure_graph(Path(name), entry["file_bytes"], _graph(entry)) for name, entry in stored.items()}
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".tflite", ".onnx"))
-    return {path.name: read_model(path) for path in paths}
+def models() -> dict[str, ModelSize]:
+    """File name -> size, of the skeletons that ship."""
+    stored = json.loads((DATA / "models.json").read_text(encoding="utf-8"))
+    return {name: measure_graph(Path(name), entry["file_bytes"], _graph(entry)) for name, entry in stored.items()}
 
 
-def graphs(folder: Path | None = None) -> dict[str, Graph]:
-    """File name -> graph, TFLite only, as in `models`."""
-    if folder is None:
-        stored = json.loads((DATA / "models.json").read_text(encoding="utf-8"))
-        return {name: _graph(entry) for name, entry in stored.items()}
-    return {path.name: read_tflite(path.read_bytes()) for path in sorted(folder.glob("*.tflite"))}
+def models_in(folder: Path) -> tuple[dict[str, ModelSize], dict[str, str]]:
+    """-> file name -> size, of every model in a folder, and file name -> why it cannot be counted."""
+    sizes, refused = {}, {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".tflite", ".onnx")):
+        try:
+            sizes[path.name] = read_model(path)
+        except ModelError as error:
+            refused[path.name] = str(error)
+    return sizes, refused
+
+
+def graphs() -> dict[str, Graph]:
+    """File name -> graph, of the skeletons that ship."""
+    stored = json.loads((DATA / "models.json").read_text(encoding="utf-8"))
+    return {name: _graph(entry) for name, entry in stored.items()}
 
 
 def _graph(entry: Mapping[str, Any]) -> Graph:
@@ -136,6 +159,7 @@ def _graph(entry: Mapping[str, Any]) -> Graph:
 
 
 def _skeleton(path: Path) -> dict[str, Any]:
+    read_model(path)  # raises for what is no model
     graph = read_tflite(path.read_bytes())
     assert list(graph.tensors) == [str(i) for i in range(len(graph.tensors))]
     tensors = [[list(t.shape), t.type, t.bits, int(t.data is not None)] for t in graph.tensors.values()]
@@ -149,17 +173,21 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="CSV of published measurements")
     parser.add_argument("--models", type=Path, required=True, help="folder of the .tflite files they name")
     args = parser.parse_args()
+    read(args.rows)  # raises for what is no table of rows
     with args.rows.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["file"] and row["kind"] == "cpu"]
-    DATA.mkdir(exist_ok=True)
-    with (DATA / "rows.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _KEPT, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
     stored = {path.name: _skeleton(path) for path in sorted(args.models.glob("*.tflite"))}
+    if not stored:
+        raise ValueError(f"{args.models} holds no .tflite file")
+    kept = io.StringIO()
+    writer = csv.DictWriter(kept, _KEPT, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    DATA.mkdir(exist_ok=True)
+    write_text(DATA / "rows.csv", kept.getvalue())
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in stored.items())
-    (DATA / "models.json").write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+    write_text(DATA / "models.json", "{\n" + lines + "\n}\n")
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -16,6 +16,7 @@ from benchmarks.rows import Row
 from devices import profile, work
 from devices.cost import Cost, expectation, fit
 from devices.profile import Profile
+from runtime.files import write_text
 
 _THREADS = 3.0  # four threads are worth two to four: what a row of four threads tells about one
 _THREADS_DEVIATION = 0.3
@@ -36,7 +37,7 @@ def profiles() -> list[str]:
         if profile.parse(path.stem, text).known_from.startswith("measured with devices.bench"):
             continue  # devices.calibrate wrote it
         cost, known_from = _cost(board, known, works, fitted)
-        path.write_text(head + profile.table(cost, known_from, "benchmarks.devices --write"), encoding="utf-8")
+        write_text(path, head + profile.table(cost, known_from, "benchmarks.devices --write"))
         lines.append(f"{path.stem}: {known_from}; {np.exp(cost.log_cycles[0]):.2f} cycles per MAC of a convolution")
     return lines
 
@@ -51,7 +52,7 @@ def _cost(
     own = [row for row in known if row.board == board.rows_board and _same(row, board)]
     if own:
         counts = np.array([works[row.file] for row in own])
-        cost, known_from = fit(expectation(board.core), counts, [row.cycles for row in own]), f"{len(own)} rows"
+        cost, known_from = fit(expectation(board.core), counts, [row.cycles for row in own]), _rows(len(own))
     else:
         cost, shared = left_out.from_relatives(Kind(board.core, board.runtime, _short(board.version)), fitted)
         known_from = f"other boards, the same {shared}"
@@ -59,6 +60,10 @@ def _cost(
         cost = Cost(cost.log_cycles, cost.covariance + _THREADS_DEVIATION**2)
         known_from += ", four threads taken for three"
     return cost, known_from
+
+
+def _rows(n: int) -> str:
+    return "1 row" if n == 1 else f"{n} rows"
 
 
 def _same(row: Row, board: Profile) -> bool:

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,14 +24,15 @@ from compress.size import fits, parse_bytes
 from export.__main__ import calibration_patches, export
 from export.assemble import check_target
 from export.equalize import VERSION as QUANTIZATION
-from runtime import fusion
+from runtime import command, fusion
 from runtime.bundle import Bundle
+from runtime.files import write_atomic
 from runtime.frontend import PRESETS
 from train import scores
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE, PatchShape, features, looped
 from train.loop import Recipe, clip_log_probabilities
-from train.run import load_run, write_atomic
+from train.run import load_run
 from train.trainer import train
 
 HOP_LENGTH = 1120  # P3's "2 s": patches of 3.3 s
@@ -244,9 +244,4 @@ def arguments(argv):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the last epoch")
+    command.run(main, "stopped; the same command goes on from the last epoch")

@@ -6,19 +6,20 @@ done is left as it is. With --qat-epochs the bundles, bundle-qat, are made of th
 
 import argparse
 import json
-import math
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from compress import cnn7
+from devices.trained import wilson
 from export.assemble import check_target
+from runtime import command
+from runtime.files import write_atomic
 from runtime.frontend import PRESETS
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE
 from train.loop import Recipe
-from train.run import load_run, write_atomic
+from train.run import load_run
 
 
 def pooled(tables):
@@ -37,28 +38,20 @@ def _pool(scores):
     return {**mean, "n": n, "per_class": {label: float(hit / of) for label, hit, of in hits if of}}
 
 
-def interval(accuracy, n):
-    """Wilson's 95 % interval of an accuracy measured on n clips."""
-    z = 1.96
-    middle = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
-    return middle - half, middle + half
-
-
 def main(argv=None):
     args = _arguments(argv)
     dataset = load_dataset(args.data)
-    commands = list(_commands(args, dataset.folds))
-    for command in commands:
-        check_target(cnn7.arguments(command).out)
-    tables = [_table(args, dataset.labels, command) for command in commands]
+    calls = list(_calls(args, dataset.folds))
+    for call in calls:
+        check_target(cnn7.arguments(call).out)
+    tables = [_table(args, dataset.labels, call) for call in calls]
     rows = pooled(tables)
     n = sum(table["PROD"]["tflite"]["n"] for table in tables)
     print(f"\nevery fold held out once, last epoch{f', scored on {args.score_on}' if args.score_on else ''}")
     print(cnn7.evaluation_text(rows, n))
     gained = {name: round(n * (row["tflite"]["accuracy"] - row["float"]["accuracy"])) for name, row in rows.items()}
     print("clips that int8 gains or loses: " + ", ".join(f"{name} {clips:+d}" for name, clips in gained.items()))
-    low, high = interval(rows["PROD"]["tflite"]["accuracy"], n)
+    low, high = wilson(rows["PROD"]["tflite"]["accuracy"], n)
     by_fold = ", ".join(f"{table['PROD']['tflite']['accuracy']:.1%}" for table in tables)
     print(f"PROD, TFLite: {by_fold} by fold; 95 % interval {low:.1%} to {high:.1%}")
     print("per class: " + ", ".join(f"{k} {v:.0%}" for k, v in rows["PROD"]["tflite"]["per_class"].items()))
@@ -66,7 +59,7 @@ def main(argv=None):
     write_atomic(args.runs / name, lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
 
 
-def _commands(args, folds):
+def _calls(args, folds):
     """What to call compress.cnn7 with, fold by fold."""
     for fold in folds:
         runs = args.runs / f"fold{fold}"
@@ -77,13 +70,13 @@ def _commands(args, folds):
         ]  # fmt: skip
 
 
-def _table(args, labels, command):
+def _table(args, labels, call):
     """A fold's table, made where it is not there yet: what cnn7 wrote, or its nets' scores on another copy."""
-    fold = cnn7.arguments(command)
+    fold = cnn7.arguments(call)
     if cnn7.is_finished(fold):
         print(f"fold {fold.fold} is done: {fold.out}", flush=True)
     else:
-        cnn7.main(command)
+        cnn7.main(call)
     if args.score_on is None:
         return json.loads(cnn7.evaluation_path(fold).read_text())
     other = load_dataset(args.score_on)
@@ -109,9 +102,4 @@ def _arguments(argv):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the last epoch")
+    command.run(main, "stopped; the same command goes on from the last epoch")

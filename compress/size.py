@@ -17,6 +17,7 @@ from export import int8
 from export.graph import graph_of, macs
 from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
+from runtime import command
 from train.cnn7 import CNN7, N_PLANES, WIDTHS_CR, WIDTHS_DEPLOYED, WIDTHS_FULL, WIDTHS_WIDE
 
 MAX_BYTES = 2**30
@@ -147,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

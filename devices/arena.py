@@ -27,16 +27,23 @@ def plan(graph: Graph) -> list[Placed]:
     spans = _spans(graph)
     sizes = {name: -(-graph.tensors[name].bytes // ALIGNMENT) * ALIGNMENT for name in spans}
     placed: list[Placed] = []
+    # Only what is needed at the same time can be in the way. Looked up by operator (index 0: before the first), or a
+    # graph of thousands of operators takes minutes.
+    needed: list[list[Placed]] = [[] for _ in range(len(graph.nodes) + 1)]
+    starting: list[list[Placed]] = [[] for _ in range(len(graph.nodes) + 1)]
     for name in sorted(reversed(spans), key=lambda name: -sizes[name]):  # of equal ones the file's last comes first
         first, last = spans[name]
+        others = needed[first + 1] + [other for later in starting[first + 2 : last + 2] for other in later]
         offset = 0
-        for other in sorted(placed, key=lambda other: other.offset):
-            if other.first > last or other.last < first:
-                continue
+        for other in sorted(others, key=lambda other: other.offset):
             if other.offset - offset >= sizes[name]:
                 break
             offset = max(offset, other.offset + other.size)
-        placed.append(Placed(name, offset, sizes[name], first, last))
+        place = Placed(name, offset, sizes[name], first, last)
+        placed.append(place)
+        starting[first + 1].append(place)
+        for at in range(first + 1, last + 2):
+            needed[at].append(place)
     return placed
 
 

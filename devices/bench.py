@@ -2,32 +2,45 @@
 
     python -m devices.bench BUNDLE|MODEL... [--out results.json] [--runs N] [--threads N]
 
-The file it writes is what `python -m devices.calibrate PROFILE results.json` takes.
+The file it writes is what `python -m devices.calibrate PROFILE results.json` takes. Times of a board that runs no Python
+can be put into one by hand, "machine" and "engine" naming the core and the runtime as in the board's profile.
 """
 
 import argparse
+import hashlib
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from devices import work
-from devices.latency import WARM_UP, Open, measure, open_model, open_net
+from devices import machine, work
+from devices.latency import WARM_UP, Open, check, measure, open_model, open_net
 from devices.size import read_model
+from runtime import command
+from runtime.files import write_text
 
 
 def bench(paths: Sequence[Path], runs: int = 50, threads: int = 1) -> dict[str, Any]:
-    """-> one result per net: what it has to do, median and spread in ms. Raises ValueError for a bad file."""
+    """-> the machine, and one result per net: what it has to do, median and spread in ms. Raises ValueError."""
     results = []
     for name, path, opened in _nets(paths, threads):
-        size = read_model(path)
-        timed = measure(opened, size.format, runs, threads)
+        fmt = path.suffix[1:]
+        timed = measure(opened, fmt, runs, threads)
         if "error" in timed:
             raise ValueError(f"{path}: {timed['error']}")
-        counts = {"precision": size.precision, "macs": size.macs, "work": work.of_model(size).tolist()}
-        results.append({"name": name, "file": path.name, "format": size.format, **counts, **timed})
-    return {"format": 1, "results": results}
+        about = {"name": name, "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        results.append({**about, "format": fmt, **_counts(path), **timed})
+    return {"format": 1, "machine": machine.facts(), "results": results}
+
+
+def _counts(path: Path) -> dict[str, Any]:
+    """What a net has to do; None each where the package that reads such a file is missing, as beside onnxruntime."""
+    if importlib.util.find_spec("onnx" if path.suffix == ".onnx" else "ai_edge_litert") is None:
+        return dict.fromkeys(("precision", "macs", "work"))
+    size = read_model(path)
+    return {"precision": size.precision, "macs": size.macs, "work": work.of_model(size).tolist()}
 
 
 def _nets(paths: Sequence[Path], threads: int) -> Iterator[tuple[str, Path, Open]]:
@@ -52,20 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="of the engine (1)")
     args = parser.parse_args(argv)
     try:
-        if min(args.runs, args.threads) < 1:
-            raise ValueError("--runs and --threads start at 1")
+        check(args.runs, args.threads, least_runs=1)
         found = bench(args.paths, args.runs, args.threads)
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_text(args.out, json.dumps(found, indent=1) + "\n")
     except (ValueError, OSError, ImportError) as error:
-        print(f"devices.bench: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"devices.bench: {command.one_line(error)}", file=sys.stderr)
         return 2
     for one in found["results"]:
         spread = f"{one['p10_ms']:.3g} to {one['p90_ms']:.3g}"
+        threads = "1 thread" if one["threads"] == 1 else f"{one['threads']} threads"
         print(f"{one['name']}: {one['median_ms']:.3g} ms (10th to 90th percentile {spread}), {one['runs']} runs, "
-              f"{one['threads']} threads, {WARM_UP} to warm up, {one['engine']}")  # fmt: skip
-    print(f"wrote {args.out}")
+              f"{threads}, {WARM_UP} to warm up, {one['engine']}")  # fmt: skip
+    print(f"measured on {found['machine']['cpu']}, {found['machine']['cores']} cores; wrote {args.out}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

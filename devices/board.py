@@ -11,17 +11,26 @@ from devices.profile import Profile
 Row = Mapping[str, Any]
 
 
-def on_device(board: Profile, nets: Sequence[Row], sums: Row, fmt: str, product: Row | None) -> dict[str, Any]:
-    """nets: the rows of the deployed format, sums: their totals. Times are [low, high] in ms, None where unknown."""
-    int8 = sums["precision"] in ("int8", "uint8") and board.cost is not None
-    frontend = _frontend_ms(board, product)
-    nets_ms = board.latency_ms(np.array(sums["work_per_s"])) if int8 and sums["work_per_s"] else None
-    once_ms = board.latency_ms(np.array(sums["work"])) if int8 else None
-    both = None if nets_ms is None or frontend is None else [a + b for a, b in zip(nets_ms, frontend)]
+def on_device(
+    board: Profile, nets: Sequence[Row], sums: Row, fmt: str, product: Row | None, here: bool = False
+) -> dict[str, Any]:
+    """nets: the rows of the deployed format, sums: their totals. Times are None where unknown.
+
+    Estimated ones are [low, high] in ms; measured ones, for the machine at hand (`here`), [10th percentile, median,
+    90th percentile].
+    """
+    once, per_s = _measured(nets) if here else _estimated(board, sums)
+    frontend = _frontend_measured(product) if here else _frontend_ms(board, product)
+    duty = None
+    if per_s is not None and frontend is not None:
+        duty = per_s[0] / 1000 + frontend[0] / 1000, per_s[-1] / 1000 + frontend[-1] / 1000
     tables, buffers = _memory(board, sums, product)
     flash = sums["file_bytes"] + tables
-    duty = None if both is None else (both[0] / 1000, both[1] / 1000)
     verdict, why = board.fit(flash, _planned(board, sums), buffers, duty)
+    if once is None:
+        why += ", time not known"
+        if product is not None and verdict == "fits":  # a bundle must keep up with the sound
+            verdict = "may fit"
     return {
         "device": board.name,
         "board": board.board,
@@ -33,27 +42,53 @@ def on_device(board: Profile, nets: Sequence[Row], sums: Row, fmt: str, product:
         "ram_kib": list(board.ram_interval_kib(_planned(board, sums))),
         "buffer_bytes": buffers,
         "table_bytes": tables,
-        "estimated_ms": None if once_ms is None else list(once_ms),
-        "estimated_ms_per_s": None if nets_ms is None else list(nets_ms),
+        "measured_ms": once if here else None,
+        "measured_ms_per_s": per_s if here else None,
+        "estimated_ms": None if here else once,
+        "estimated_ms_per_s": None if here else per_s,
         "frontend_ms_per_s": frontend,
         "duty": None if duty is None else list(duty),
-        "worst_layer": _worst_layer(board, nets) if int8 else None,
+        "worst_layer": None if here or once is None else _worst_layer(board, nets),
         "measured_board": board.measured,
         "known_from": board.known_from,
         "links": list(board.links),
-        "source": board.source if int8 else _no_estimate(board, sums),
+        "source": board.source if here or once is not None else _no_estimate(board, sums),
     }
+
+
+Times = tuple[list[float] | None, list[float] | None]  # ms of one patch of every net, ms per second of audio
+
+
+def _estimated(board: Profile, sums: Row) -> Times:
+    if sums["precision"] not in ("int8", "uint8") or board.cost is None:
+        return None, None
+    works = (sums["work"], sums["work_per_s"])
+    once, per_s = (board.latency_ms(np.array(work)) if work else None for work in works)
+    return once and list(once), per_s and list(per_s)
+
+
+def _measured(nets: Sequence[Row]) -> Times:
+    """Sums over the nets of what was measured on this machine."""
+    times = [net["measured"] for net in nets]
+    if not all(time and "median_ms" in time for time in times):
+        return None, None
+    rates = [net["patches_per_s"] for net in nets]
+    keys = ("p10_ms", "median_ms", "p90_ms")
+    per_s = [sum(time[key] * (rate or 0) for time, rate in zip(times, rates)) for key in keys]
+    return [sum(time[key] for time in times) for key in keys], None if None in rates else per_s
 
 
 def _no_estimate(board: Profile, sums: Row) -> str:
     if board.cost is None:
-        return "no estimate: the profile holds no cost"
-    return f"no estimate: the profile is for int8, the model is {sums['precision']}"
+        return "not estimated: the profile holds no cost"
+    if sums["precision"] == "none":
+        return "not estimated: no operator of the model has weights that would tell its arithmetic"
+    return f"not estimated: costs are known for int8 nets alone, the model is {sums['precision']}"
 
 
 def _python(board: Profile) -> bool:
     """Whether the runtime is this project's own, in Python: dense tables. Elsewhere the application brings lean ones."""
-    return "LiteRT" in board.runtime
+    return board.runtime.startswith(("LiteRT", "onnxruntime"))
 
 
 def _planned(board: Profile, sums: Row) -> int:
@@ -74,10 +109,16 @@ def _memory(board: Profile, sums: Row, product: Row | None) -> tuple[int, int]:
 def _frontend_ms(board: Profile, product: Row | None) -> list[float] | None:
     if product is None:
         return None
-    from devices.product import frontend_ms_per_s
+    from devices.frontends import frontend_ms_per_s
 
     flops = sum(one["flops_per_s"] for one in product["frontends"])
     return list(frontend_ms_per_s(flops, board.core, board.clock_mhz))
+
+
+def _frontend_measured(product: Row | None) -> list[float] | None:
+    if product is None or any(one["measured_ms_per_s"] is None for one in product["frontends"]):
+        return None
+    return [sum(one["measured_ms_per_s"] for one in product["frontends"])] * 2
 
 
 def _worst_layer(board: Profile, nets: Sequence[Row]) -> dict[str, Any]:

@@ -17,6 +17,21 @@ Run = Callable[[], Any]
 Open = Callable[[], Run]  # loads the engine and the file only when it is called
 
 
+MAX_RUNS, MAX_THREADS = 1_000_000, 256
+
+
+def check(runs: int, threads: int, warm_up: int = WARM_UP, least_runs: int = 0) -> None:
+    """Raises ValueError naming what lies outside: an engine starts every thread it is asked for, and may die of it."""
+    limits = {
+        "runs": (runs, least_runs, MAX_RUNS),
+        "threads": (threads, 1, MAX_THREADS),
+        "warm-up": (warm_up, 0, MAX_RUNS),
+    }
+    for name, (value, least, most) in limits.items():
+        if not least <= value <= most:
+            raise ValueError(f"--{name} {value}: choose {least} to {most}")
+
+
 def measure(opened: Open, fmt: str, runs: int, threads: int = 1, warm_up: int = WARM_UP) -> dict[str, Any]:
     """Median, 10th and 90th percentile in ms of `runs` single inferences, or {"error": why there is none}.
 

@@ -72,6 +72,10 @@ def macs(node: Node, tensors: Mapping[str, Tensor]) -> int:
     x_at, w_at, _ = _WEIGHTED[node.op]
     x, w = (known(node.inputs[i], tensors, node.op).shape for i in (x_at, w_at))
     y = known(node.outputs[0], tensors, node.op).shape
+    if "CONV" in node.op.upper() and not 3 <= len(x) == len(w) == len(y):
+        raise ModelError(
+            f"op {node.op} has shapes of {len(x)}, {len(w)} and {len(y)} axes: input, weights and output differ"
+        )
     if node.op in _CONVOLUTIONS:
         return prod(y) * prod(w[1:])  # w: output channels first, then what one output element sums over
     if node.op in _DEPTHWISE:

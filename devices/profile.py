@@ -114,11 +114,22 @@ def names() -> list[str]:
 
 def load(name: str) -> Profile:
     """-> the profile of this name, or of a .toml file elsewhere. Raises ValueError naming the known ones or a bad key."""
-    if name.endswith(".toml") and Path(name).is_file():
-        return parse(Path(name).stem, Path(name).read_text(encoding="utf-8"))
-    if name not in names():
-        raise ValueError(f"unknown device {name!r}: one of {', '.join(names())}")
-    return parse(name, (FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    path = path_of(name)
+    try:
+        return parse(path.stem, path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: no TOML ({type(error).__name__})") from None
+
+
+def path_of(name: str) -> Path:
+    """A profile's name or .toml file -> its file. Raises ValueError where there is none."""
+    if name in names():
+        return FOLDER / f"{name}.toml"
+    if not name.endswith(".toml"):
+        raise ValueError(f"unknown device {name!r}: a .toml file, or one of {', '.join(names())}")
+    if not Path(name).is_file():
+        raise ValueError(f"{name}: no such file; a profile that ships goes by its name alone, such as {names()[0]}")
+    return Path(name)
 
 
 def parse(name: str, text: str) -> Profile:
@@ -142,7 +153,7 @@ def table(cost: Cost, known_from: str, command: str) -> str:
     return (
         f"\n[cost]  # cycles per {', '.join(CLASSES)}; covariance of their logarithms\n"
         f"# written by python -m {command}\n"
-        f"known_from = {json.dumps(known_from)}\ncycles = [{cycles}]\ncovariance = [\n  {rows},\n]\n"
+        f"known_from = {json.dumps(known_from, ensure_ascii=False)}\ncycles = [{cycles}]\ncovariance = [\n  {rows},\n]\n"
     )
 
 

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from devices.arena import head_bytes
+from devices.fused import peak_bytes
 from devices.graph import Graph, ModelError, Node, Tensor, read_onnx, read_tflite
 from devices.ops import BATCHNORM, PARAMETERS, WEIGHTS, known, macs
 
@@ -42,6 +43,7 @@ class ModelSize:
 
     flash_bytes: parameters and every other stored array that a device keeps, shapes and axes apart, and the biases that
     a compiled runtime adds where the file has none. arena_bytes: the activations as TFLM lays them out; ONNX: the peak.
+    fused_bytes: the peak if convolutions were fused with what stands behind them (`devices.fused`).
     """
 
     name: str
@@ -59,6 +61,7 @@ class ModelSize:
     batchnorm_nonzero_bytes: int
     macs: int
     peak_activation_bytes: int
+    fused_bytes: int
     arena_bytes: int
 
 
@@ -80,9 +83,13 @@ def read_model(path: str | Path) -> ModelSize:
     except ImportError as error:
         raise ModelError(f"{path}: reading it needs {error.name}: pip install 'tinyear[export]'") from None
     except ModelError as error:
-        raise ModelError(f"{path}: {' '.join(str(error).split())}") from None  # names in a broken file hold anything
+        said = "".join(
+            c for c in " ".join(str(error).split()) if c.isprintable()
+        )  # names in a broken file hold anything
+        raise ModelError(f"{path}: {said[:300]}") from None
     except _BROKEN as error:
-        raise ModelError(f"{path}: damaged or not a model ({type(error).__name__})") from None
+        name = "bytes that point nowhere" if isinstance(error, struct.error) else type(error).__name__
+        raise ModelError(f"{path}: damaged or not a model ({name}): copy or export it again") from None
 
 
 def measure_graph(path: Path, file_bytes: int, graph: Graph) -> ModelSize:
@@ -110,6 +117,7 @@ def measure_graph(path: Path, file_bytes: int, graph: Graph) -> ModelSize:
         batchnorm_nonzero_bytes=sum(tensor.nonzero * tensor.bits // 8 for tensor in batchnorm),
         macs=sum(op.macs for op in ops),
         peak_activation_bytes=max(live),
+        fused_bytes=min(max(live), peak_bytes(nodes, graph, stored.keys(), _homes(nodes, graph))),
         arena_bytes=head_bytes(graph) if path.suffix == ".tflite" else max(live),
     )
 

@@ -1,13 +1,13 @@
 """Trained runs -> one bundle with TFLite and ONNX files.  python -m export RUN RUN RUN --to BUNDLE [--float]"""
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from export import convert
 from export.assemble import assemble, check_target
+from runtime import command
 from runtime.frontend import deltas, patches
 from train.data import RECORDINGS, load_dataset, load_wave, split
 from train.features import CACHE, features, looped
@@ -75,9 +75,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; nothing was written")
+    command.run(main, "stopped; nothing was written")

@@ -47,13 +47,7 @@ def assemble(
             _write_member(partial, run, patches, quantized, converted) for run, patches in zip(runs, calibration)
         ]
         _write_json(partial, runs, members, quantized)
-        bundle = Bundle.load(partial, "tflite")
-        with open(partial / "golden.npz", "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **golden_window(bundle, golden))
-        for fmt in WRITERS:
-            Bundle.load(partial, fmt).check()
-        (partial / "report.md").write_text(_report(partial, folder.name))
-        _replace(partial, folder)
+        finish(partial, folder, golden)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Bundle.load(folder, "tflite")
@@ -63,6 +57,17 @@ def check_target(folder: Path) -> None:
     """Raises ValueError where something that is no bundle stands at `folder`: it would have to be replaced."""
     if folder.exists() and not (folder / "bundle.json").is_file():
         raise ValueError(f"{folder} exists and is no bundle: name another folder")
+
+
+def finish(partial: Path, folder: Path, golden: np.ndarray) -> None:
+    """Add golden window and report to a bundle at `partial`, check it in every format, and put it in place of `folder`."""
+    bundle = Bundle.load(partial, "tflite")
+    with open(partial / "golden.npz", "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **golden_window(bundle, golden))
+    for fmt in WRITERS:
+        Bundle.load(partial, fmt).check()
+    (partial / "report.md").write_text(_report(partial, folder.name))
+    _replace(partial, folder)
 
 
 def _check_compatible(runs: list[Run]) -> None:

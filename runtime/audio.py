@@ -1,49 +1,54 @@
-"""Blocks of samples from a file, a pipe or a microphone, and their resampling.
+"""Blocks of samples from a file or a pipe, and their resampling; runtime.microphone has the third kind of source.
 
-Every source is iterated the same way:
+Every source is iterated the same way, see runtime.stream.decisions:
 
     source = blocks("street.wav")  # or stdin_blocks(44100), or microphone()
-    resampler = Resampler(source.sr, 44100)
-    for block in source:
-        samples, n_bad = sanitize(block)
-        stream.feed(resampler.feed(samples))
+    for block in source:  # (n,) float32, or a Gap where sound was lost
 
 Plain WAV at the wanted rate needs numpy alone; other formats, other rates and microphones need the extra `audio`.
 """
 
 import dataclasses
-import queue
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from runtime import wav
+from runtime.faults import Faults
 from runtime.wav import BYTES, AudioError, Header, decode
 
 MIN_SR, MAX_SR = 4_000, 384_000  # Hz: what lies outside is a broken header, not a recording
 MAX_CHANNELS = 32
 LIMIT = 1e4  # full scale is 1: what is 80 dB above it is a broken driver, and would drown all that follows
-QUEUE_BLOCKS = 20  # 2 s of microphone at the default block_s; then blocks are dropped and counted
-QUIET_S = 5.0  # a microphone that delivers nothing for so long is gone
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
 INSTALL = "pip install tinyear[audio]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """So many samples of a source were lost, at the rate it had; sr: its rate from here on, where that changed."""
+
+    n_samples: int
+    sr: int | None = None
 
 
 @dataclasses.dataclass
 class Source:
-    """An iterator of (samples,) mono float32 blocks at `sr` Hz.
+    """An iterator of (samples,) mono float32 blocks at `sr` Hz, and of Gaps. `faults`: what the source lost, and why.
 
-    n_dropped: blocks lost because we read too slowly. n_missing: samples that a cut-off file announces and lacks.
+    backlog_s: seconds of sound that wait to be taken, where sound comes by itself.
     """
 
     sr: int
-    blocks: Iterator[np.ndarray]
-    n_dropped: int = 0
-    n_missing: int = 0
+    blocks: Iterator[np.ndarray | Gap]
+    faults: Faults = dataclasses.field(default_factory=Faults)
+    backlog_s: Callable[[], float] = lambda: 0.0
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[np.ndarray | Gap]:
         return self.blocks
 
 
@@ -53,7 +58,8 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
     A file cut off among its samples gives those it has. Raises AudioError for one that is missing, empty, cut off
     before its samples, or of a kind nobody here can read.
     """
-    path, head = Path(path), header(path)
+    path = Path(path)
+    head = header(path)
     chunks = list(_chunks(path, head, n_frames=1 << 18))  # never trust n_frames with an allocation
     if not chunks:
         raise AudioError(f"{path} holds no samples: it was cut off, record it again")
@@ -63,9 +69,58 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
 
 def blocks(path: str | Path, block_s: float = 0.1) -> Source:
     """A file -> its Source, mixed down, `block_s` seconds a block, never whole in memory. Raises as read() does."""
-    path, head = Path(path), header(path)
-    chunks = _chunks(path, head, n_frames=_n_block(block_s, head.sr))
-    return Source(head.sr, map(to_mono, chunks), n_missing=head.n_missing)
+    path = Path(path)
+    head = header(path)
+    chunks = _chunks(path, head, n_frames=n_block(block_s, head.sr))
+    return Source(head.sr, map(to_mono, chunks), Faults(missing_samples=head.n_missing))
+
+
+def recordings(path: Path) -> list[Path]:
+    """A file, or a folder -> the recordings in it by name. Raises AudioError for a folder without any."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and item.is_file())
+    if not found:
+        raise AudioError(f"{path} holds no recordings ({', '.join(SUFFIXES)}): name a folder that does, or a file")
+    return found
+
+
+def paced(source: Source) -> Source:
+    """The same, but no block sooner than a microphone would have it."""
+
+    def wait() -> Iterator[np.ndarray | Gap]:
+        began, heard_s = time.monotonic(), 0.0
+        for block in source:
+            heard_s += (block.n_samples if isinstance(block, Gap) else len(block)) / source.sr
+            time.sleep(max(0.0, began + heard_s - time.monotonic()))
+            yield block
+
+    return dataclasses.replace(source, blocks=wait())
+
+
+def duty_cycle(source: Source, on_s: float, period_s: float) -> Source:
+    """The same, with the sound of all but the first `on_s` seconds of every `period_s` left out: nothing computes then."""
+
+    def listen() -> Iterator[np.ndarray | Gap]:
+        heard_s, sr, pause = 0.0, source.sr, 0
+        for block in source:
+            n = block.n_samples if isinstance(block, Gap) else len(block)
+            is_on = (heard_s + 1e-6) % period_s < on_s  # a microsecond for the sums of tenths
+            heard_s += n / sr
+            if isinstance(block, Gap):
+                sr = block.sr or sr
+                if block.sr is None and not is_on:
+                    pause += n
+                    continue
+            if is_on or isinstance(block, Gap):
+                if pause:
+                    yield Gap(pause)
+                    pause = 0
+                yield block
+            else:
+                pause += n
+
+    return dataclasses.replace(source, blocks=listen())
 
 
 def header(path: Path) -> Header:
@@ -96,7 +151,8 @@ def check_sr(sr: float, source: str) -> None:
         raise AudioError(f"{source}: sample rate {sr} Hz is not within {MIN_SR} to {MAX_SR}: check how it was written")
 
 
-def _n_block(block_s: float, sr: int) -> int:
+def n_block(block_s: float, sr: int) -> int:
+    """-> samples of a block. Raises AudioError for a length that makes no sense."""
     if not 0 < block_s <= 60:
         raise AudioError(f"blocks of {block_s} s: choose more than 0 and at most 60")
     return max(1, round(block_s * sr))
@@ -203,7 +259,7 @@ def stdin_blocks(sr: int, fmt: str = "s16le", stream: BinaryIO | None = None, bl
     check_sr(sr, "standard input")
     if fmt not in BYTES:
         raise AudioError(f"standard input: format {fmt!r} is not one of {', '.join(BYTES)}")
-    return Source(sr, _pipe(stream or sys.stdin.buffer, fmt, _n_block(block_s, sr)))
+    return Source(sr, _pipe(stream or sys.stdin.buffer, fmt, n_block(block_s, sr)))
 
 
 def _pipe(stream: BinaryIO, fmt: str, n_samples: int) -> Iterator[np.ndarray]:
@@ -218,49 +274,3 @@ def _pipe(stream: BinaryIO, fmt: str, n_samples: int) -> Iterator[np.ndarray]:
             yield decode(raw[:n_whole], fmt)
     if not n_read:
         raise AudioError(f"standard input is empty: pipe raw {fmt} samples into it")
-
-
-def microphone(sr: int | None = None, device: int | str | None = None, block_s: float = 0.1) -> Source:
-    """A microphone's Source, at `sr` Hz or the device's own rate; the first one unless `device` names another.
-
-    Raises AudioError where PortAudio, the device or the rate is not to be had, or the device is gone.
-    """
-    try:
-        import sounddevice
-    except ImportError as error:
-        raise AudioError(f"a microphone needs `{INSTALL}`") from error
-    except OSError as error:
-        raise AudioError("a microphone needs PortAudio: install libportaudio2, or pipe into --stdin") from error
-    waiting: queue.Queue[np.ndarray] = queue.Queue(QUEUE_BLOCKS)
-    source = Source(0, iter(()))
-
-    def callback(samples: np.ndarray, _n: int, _time: Any, status: Any) -> None:
-        source.n_dropped += bool(status.input_overflow) + waiting.full()
-        if not waiting.full():  # the only writer: it cannot become full in between
-            waiting.put_nowait(samples[:, 0].copy())
-
-    try:
-        source.sr = int(sr or sounddevice.query_devices(device, "input")["default_samplerate"])
-        check_sr(source.sr, "the device")
-        microphone = sounddevice.InputStream(
-            source.sr, _n_block(block_s, source.sr), device, channels=1, dtype="float32", callback=callback
-        )
-        try:
-            microphone.start()
-        except sounddevice.PortAudioError:
-            microphone.close()
-            raise
-    except (sounddevice.PortAudioError, ValueError) as error:
-        raise AudioError(f"no microphone ({error}): `python -m sounddevice` lists what there is") from error
-    source.blocks = _listen(microphone, waiting)
-    return source
-
-
-def _listen(microphone: Any, waiting: "queue.Queue[np.ndarray]") -> Iterator[np.ndarray]:
-    try:
-        while True:
-            yield waiting.get(timeout=QUIET_S)
-    except queue.Empty:
-        raise AudioError(f"the microphone delivered nothing for {QUIET_S:.0f} s: is it still plugged in?") from None
-    finally:
-        microphone.close()

@@ -8,23 +8,24 @@ A bundle holds bundle.json, the members' model files in each format, golden.npz 
 import argparse
 import dataclasses
 import hashlib
-import json
-import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime import audio, engine, fusion
+from runtime import audio, command, engine, files, fusion
 from runtime.frontend import DELTA_FRAMES, Frontend, FrontendStream, deltas, patches, spectrogram
+from runtime.level import Levels
+from runtime.rules import Rules
 
 FORMAT = 1
 BUNDLES = Path(__file__).parent / "bundles"
 DEFAULT = BUNDLES / "esc10"
-MAX_JSON_BYTES = MAX_GOLDEN_BYTES = 32 << 20
+MAX_GOLDEN_BYTES = 32 << 20
 # Of a probability: engines round some int8 logits a step or two apart (tflite-runtime: 0.018); a wrong file is far off.
 CHECK_BOUND = 0.06
 
@@ -59,6 +60,11 @@ class Member:
         """The shortest recording that holds a patch; predict() loops a shorter one."""
         return (self.n_static - 1) * self.frontend.hop_length
 
+    @cached_property
+    def lookahead(self) -> int:
+        """Samples behind a frame's centre that it depends on."""
+        return FrontendStream(self.frontend).lookahead
+
     @property
     def stride_samples(self) -> int:
         return self.stride * self.frontend.hop_length
@@ -66,7 +72,7 @@ class Member:
     def patch_end(self, index: int | np.ndarray) -> Any:
         """Samples that must have been heard before patch `index` is complete, look-ahead of its last frame included."""
         last_frame = index * self.stride + self.n_static - 1
-        return last_frame * self.frontend.hop_length + FrontendStream(self.frontend).lookahead + 1
+        return last_frame * self.frontend.hop_length + self.lookahead + 1
 
     def path(self, fmt: str) -> Path:
         return self.folder / self.files[fmt]["file"]
@@ -111,6 +117,8 @@ class Bundle:
     fuse: str
     members: list[Member]
     provenance: dict[str, Any]
+    rules: Rules
+    levels: Levels | None  # None: nobody has learned them
     format: str  # of the model files in use: "tflite" or "onnx"
 
     @classmethod
@@ -149,7 +157,11 @@ class Bundle:
             raise ValueError("two members have one name")
         window_s, hop_s = (_positive(values[key], key) for key in ("window_s", "hop_s"))
         sr = members[0].frontend.sr  # equal, and an int
-        return cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, values["provenance"], fmt)
+        rules = Rules.from_json(values["rules"], labels) if "rules" in values else Rules.default(labels)
+        bands = {member.name: member.frontend.n_bands for member in members}
+        levels = Levels.from_json(values["levels"], bands) if "levels" in values else None
+        provenance = values["provenance"]
+        return cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, provenance, rules, levels, fmt)
 
     def fused(self, member_log_p: list[np.ndarray]) -> np.ndarray:
         """One (classes,) log probability per member -> (classes,) fused."""
@@ -215,15 +227,10 @@ def _said(error: Exception) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BundleError(f"{path.parent} is no bundle: {path.name} is missing (python -m export makes bundles)")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise BundleError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB: that is no bundle's")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is damaged ({error}): copy the bundle again") from error
-    if not isinstance(values, dict):
-        raise BundleError(f"{path} is damaged (no JSON object): copy the bundle again")
-    return values
+        return files.read_json(path)
+    except ValueError as error:
+        raise BundleError(f"{error}: copy the bundle again") from error
 
 
 def _read_golden(path: Path, labels: tuple[str, ...], names: list[str]) -> dict[str, np.ndarray]:
@@ -310,7 +317,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

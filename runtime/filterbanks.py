@@ -40,9 +40,11 @@ def mel_weights(sr, n_fft, n_bands, fmin, fmax, scale="slaney"):
     """-> (n_bands, 1 + n_fft // 2) triangles of equal area for a power spectrum; equals librosa's Slaney-normed bank."""
     edges_hz = mel_edges(n_bands, fmin, fmax, scale)
     bins_hz = np.arange(1 + n_fft // 2) * sr / n_fft
-    left, center, right = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    rising, falling = (bins_hz - left) / (center - left), (right - bins_hz) / (right - center)
-    return np.maximum(0, np.minimum(rising, falling)) * 2 / (right - left)
+    weights = np.empty((n_bands, len(bins_hz)))  # band by band: all at once would take five times the memory
+    for band, left, center, right in zip(weights, edges_hz, edges_hz[1:], edges_hz[2:]):
+        rising, falling = (bins_hz - left) / (center - left), (right - bins_hz) / (right - center)
+        band[:] = np.maximum(0, np.minimum(rising, falling)) * 2 / (right - left)
+    return weights
 
 
 def gammatone_centers(n_bands, fmin, fmax):
@@ -57,20 +59,18 @@ def gammatone_weights(sr, n_fft, n_bands, fmin, fmax):
 
     Ellis, "Gammatone-like spectrograms" (2009), after Slaney (1993): poles at r exp(+-j theta), four real zeros.
     """
-    centers = gammatone_centers(n_bands, fmin, fmax)[:, None]
-    bandwidth = 1.019 * 2 * np.pi * (centers / EAR_Q + MIN_BANDWIDTH_HZ)
-    theta, r = 2 * np.pi * centers / sr, np.exp(-bandwidth / sr)
-    spread = np.sqrt(3 + np.array([1, 1, -1, -1]) * 2**1.5) * np.array([1, -1, 1, -1])
-    zeros = r * (np.cos(theta) + spread * np.sin(theta))  # (n_bands, 4)
-    pole = r * np.exp(1j * theta)
-
-    def magnitude(u):
-        """|H| at points u of the unit circle, (n_bands, points)."""
-        over = np.prod(np.abs(u[:, None, :] - zeros[:, :, None]), axis=1)
-        return over * np.abs((pole - u) * (pole.conj() - u)) ** -4.0
-
-    circle = np.exp(2j * np.pi * np.arange(1 + n_fft // 2) / n_fft)[None]
-    return magnitude(circle) / magnitude(np.exp(1j * theta))  # gain 1 at each centre
+    circle = np.exp(2j * np.pi * np.arange(1 + n_fft // 2) / n_fft)
+    weights = np.empty((n_bands, len(circle)))  # band by band: all at once would take 70 MB
+    for band, center in zip(weights, gammatone_centers(n_bands, fmin, fmax)):
+        bandwidth = 1.019 * 2 * np.pi * (center / EAR_Q + MIN_BANDWIDTH_HZ)
+        theta, r = 2 * np.pi * center / sr, np.exp(-bandwidth / sr)
+        spread = np.sqrt(3 + np.array([1, 1, -1, -1]) * 2**1.5) * np.array([1, -1, 1, -1])
+        zeros, pole = r * (np.cos(theta) + spread * np.sin(theta)), r * np.exp(1j * theta)
+        u = np.append(circle, np.exp(1j * theta))  # the FFT's bins, and the centre, where the gain is 1
+        over = np.prod(np.abs(u - zeros[:, None]), axis=0)
+        magnitude = over * np.abs((pole - u) * (pole.conj() - u)) ** -4.0
+        band[:] = magnitude[:-1] / magnitude[-1]
+    return weights
 
 
 def dct_matrix(n_coefs, n_mels):
@@ -85,22 +85,25 @@ def smooth_split(weights, span, order, tolerance):
     """(n_bands, n_bins) positive weights -> near, far, basis: the same product from fewer numbers, for smooth weights.
 
     Bins are cut into runs of `span`. Where a polynomial of `order` coefficients meets a band's weights in a run, each
-    within `tolerance` of itself, its coefficients stand in `far`; elsewhere the weights themselves stand in `near`.
-    basis (span, order) gives a run's moments; far (n_bands, runs * order + bins behind the last whole run).
+    within `tolerance` of itself, its coefficients stand in `far`; elsewhere the weights themselves stand in `near`: the
+    whole first and last run, too (weights have a kink at 0 Hz and at Nyquist), and what is behind it.
+    basis (span, order) gives a run's moments; near (n_bands, n_bins) and far (n_bands, runs * order) are float32.
 
-        x @ weights.T  =  x @ near.T + concatenate([moments of x, bins of x behind the last whole run]) @ far.T
+        x @ weights.T  =  x @ near.T + moments of x @ far.T
     """
     n_bands, n_bins = weights.shape
-    n_whole = n_bins // span * span
+    n_runs = n_bins // span
     at = (np.arange(span) + 0.5) / span * 2 - 1
     basis, _ = np.linalg.qr(np.polynomial.legendre.legvander(at, order - 1))
-    runs = weights[:, :n_whole].reshape(n_bands, -1, span)
-    coefficients = runs @ basis
-    is_met = np.all(np.abs(coefficients @ basis.T - runs) <= tolerance * runs, axis=2)[:, :, None]
-    near = np.zeros(weights.shape)
-    near[:, :n_whole] = np.where(is_met, 0, runs).reshape(n_bands, -1)
-    far = np.where(is_met, coefficients, 0).reshape(n_bands, -1)
-    return near, np.concatenate([far, weights[:, n_whole:]], axis=1), basis
+    near, far = weights.astype(np.float32), np.zeros((n_bands, n_runs, order), np.float32)
+    for band in range(n_bands):  # all at once would take 20 MB
+        runs = weights[band, : n_runs * span].reshape(n_runs, span)
+        coefficients = runs @ basis
+        is_met = np.all(np.abs(coefficients @ basis.T - runs) <= tolerance * runs, axis=1)
+        is_met[[0, -1]] = False
+        far[band, is_met] = coefficients[is_met]
+        near[band, : n_runs * span].reshape(n_runs, span)[is_met] = 0
+    return near, far.reshape(n_bands, -1), basis
 
 
 def cqt_centers(n_bands, fmin, bins_per_octave):
@@ -115,7 +118,7 @@ def cqt_quality(bins_per_octave):
 
 
 def cqt_kernels(sr, centers_hz, bins_per_octave, decimation=1):
-    """-> (n_fft, 2 * len(centers_hz)) real and imaginary columns that take n_fft samples around a frame to its CQT.
+    """-> (n_fft, len(centers_hz)) complex columns that take n_fft samples around a frame to its CQT.
 
     `sr` is the recording's rate, the kernels run at sr / decimation; row n_fft // 2 sits on the frame's centre.
     Scaled as librosa.cqt (norm 1, scale=True): a full-scale sine has magnitude sqrt(kernel length at sr) / 2.
@@ -124,8 +127,8 @@ def cqt_kernels(sr, centers_hz, bins_per_octave, decimation=1):
     rate = sr / decimation
     lengths = cqt_quality(bins_per_octave) * rate / np.asarray(centers_hz)
     n_fft = 2 ** int(np.ceil(np.log2(lengths.max())))
-    kernels = []
-    for length, center_hz in zip(lengths, centers_hz):
+    kernels = np.empty((n_fft, len(lengths)), complex)
+    for kernel, length, center_hz in zip(kernels.T, lengths, centers_hz):
         n = np.arange(-length // 2, length // 2)
         wavelet = hann(len(n)) * np.exp(2j * np.pi * center_hz / rate * n)
         wavelet /= np.abs(wavelet).sum()
@@ -134,18 +137,66 @@ def cqt_kernels(sr, centers_hz, bins_per_octave, decimation=1):
         padded[start : start + len(n)] = wavelet
         spectrum = np.fft.fft(padded)
         spectrum[n_fft // 2 + 1 :] = 0
-        kernels.append(np.fft.fft(spectrum) / n_fft * np.sqrt(length * decimation))
-    kernel = np.stack(kernels, axis=1)  # (n_fft, bands); dropping the negative half left tails beyond the window
-    return np.concatenate([kernel.real, kernel.imag], axis=1)
+        kernel[:] = np.fft.fft(spectrum) / n_fft * np.sqrt(length * decimation)
+    return kernels  # dropping the negative half left tails beyond the window
 
 
-def halving_filter(n_taps=385, passband=0.913):
-    """-> (n_taps,) low-pass of gain 1 before a 2:1 decimation: flat to `passband` of the new Nyquist, nothing above it.
+def decimated_kernels(kernels, taps, factor):
+    """(n, bands) around row n // 2 -> (m, bands) around row m // 2: the same product from every `factor`-th sample.
 
-    Kaiser-windowed sinc. As steep as soxr's HQ, which librosa.cqt halves with: what lies above the new Nyquist reaches
-    a kernel's side lobes, so a gentler half-band filter differs by decibels in the quiet cells beside a loud tone.
+    The samples must have been low-passed by `taps`, which the kernels' bands have to lie within.
     """
-    n = np.arange(n_taps) - n_taps // 2
-    cutoff = (passband + 1) / 4  # middle of the transition, in cycles per two samples
-    taps = cutoff * np.sinc(cutoff * n) * np.kaiser(n_taps, 12.0)
+    n, reach = len(kernels), len(taps) // 2
+    before = -(-(n // 2 + reach) // factor)  # rows in front of the one at the centre
+    n_fft = 2 * (before + 1) * factor
+    padded = np.zeros((n_fft, kernels.shape[1]), complex)
+    padded[:n] = kernels
+    low_pass = np.zeros(n_fft)
+    low_pass[: len(taps)] = taps
+    smooth = np.fft.ifft(np.fft.fft(padded, axis=0) * np.fft.fft(low_pass)[:, None], axis=0)
+    at = np.arange(-before, before + 1) * factor + n // 2 + reach  # of a circle as long as the sum needs
+    return factor * smooth[at % n_fft]
+
+
+def trimmed(kernels, tolerance):
+    """(n, bands) around row n // 2 -> the fewest rows around it that leave out `tolerance` of a band's sum of magnitudes.
+
+    Row len // 2 of the result is the one that was row n // 2.
+    """
+    magnitude, half = np.abs(kernels), len(kernels) // 2
+    by_distance = magnitude[half::-1].copy()  # (half + 1, bands): distance 0, 1, ... from the centre
+    by_distance[: len(kernels) - half] += magnitude[half:]
+    outside = np.cumsum(by_distance[::-1], axis=0)[::-1] / by_distance.sum(axis=0)  # at this distance or farther
+    keep = int((outside.max(axis=1) > tolerance).sum())  # distances
+    return kernels[half + 1 - keep : half + keep]
+
+
+HALVING_PASSBAND = 0.913  # of the new Nyquist
+DECIMATION_PASSBAND = 0.82
+
+
+def halving_filter():
+    """-> (383,) low-pass of gain 1 before a 2:1 decimation: flat to 0.913 of the new Nyquist, -120 dB from it on.
+
+    The taps of soxr's HQ, which librosa.cqt halves with: a sinc under a Kaiser window, its three numbers fitted to the
+    impulse response of soxr.resample(x, 2, 1) to 4e-8. Any other filter differs by decibels in the cells just below an
+    octave's end, whose kernels still hear the filter's transition.
+    """
+    cutoff, beta, half_width = 0.478436, 13.0401, 194.5  # cycles per two samples; Kaiser's shape; samples
+    n = np.arange(-191, 192)
+    return _kaiser_sinc(n, cutoff, beta, half_width)
+
+
+def decimation_filter(factor):
+    """-> (51 factor - 1,) low-pass of gain 1 before a decimation: flat to DECIMATION_PASSBAND of the new Nyquist, and
+
+    -145 dB where what lies above it would fold to below it: a quiet band may lie 80 dB below a loud tone there.
+    """
+    half_width = 51 * factor / 2
+    n = np.arange(51 * factor - 1) - (51 * factor - 1) // 2
+    return _kaiser_sinc(n, 1 / factor, 15.0, half_width)
+
+
+def _kaiser_sinc(n, cutoff, beta, half_width):
+    taps = cutoff * np.sinc(cutoff * n) * np.i0(beta * np.sqrt(1 - (n / half_width) ** 2))
     return taps / taps.sum()

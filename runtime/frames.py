@@ -34,4 +34,4 @@ class FramesPlan:
         """Frames start..stop -> [(stop - start, win_length)]."""
         first = start * self.hop - self.lookback
         samples = tapes[0].read(first, first + (stop - start - 1) * self.hop + self._length)
-        return [framed(samples, stop - start, self._length, self.hop)]
+        return [framed(samples, stop - start, self._length, self.hop).copy()]  # the tape will move

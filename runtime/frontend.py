@@ -16,12 +16,12 @@ from runtime import filterbanks
 from runtime.audio import sanitize
 from runtime.cqt import CqtPlan
 from runtime.frames import FramesPlan
-from runtime.spectrum import SpectrumPlan
-from runtime.tape import BLOCK, Tape, grid
+from runtime.spectrum import SpectrumPlan, rfft32
+from runtime.tape import BLOCK, Tape
 
 KINDS = ("mel", "gammatone", "cqt", "stft", "mfcc", "frames")
 DELTA_FRAMES = 8  # two valid 5-tap deltas take four frames from either end
-PIECE = 1 << 16  # samples that `spectrograms` feeds at once: more would leave the cache
+PIECE = 1 << 18  # samples that `spectrograms` feeds at once: memory does not grow with the recording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,13 @@ class Frontend:
             return (np.arange(self.n_bands) * n_bins + (n_bins - 1) / 2) * self.sr / self.n_fft
         raise ValueError(f"{self.kind}: its rows are not frequencies")
 
+    def n_above(self, source_sr: int) -> int:
+        """How many of the bands lie above what a source of `source_sr` Hz can hold: they hear only how it was resampled.
+
+        Raises ValueError for mfcc and frames, as `centers_hz`.
+        """
+        return int((self.centers_hz > source_sr / 2).sum())
+
     def n_frames(self, n_samples: int) -> int:
         """Frames of a recording: one centred on every hop_length-th sample, from the first on."""
         return 1 + n_samples // self.hop_length if n_samples else 0
@@ -167,8 +174,10 @@ def spectrograms(wave: np.ndarray, frontends: Sequence[Frontend]) -> list[np.nda
     """`spectrogram` of each front end; mel, gammatone, stft and mfcc of one framing share their FFT."""
     stream = SharedStream(frontends)
     wave = np.asarray(wave)
-    pieces = [stream.feed(wave[start : start + PIECE]) for start in range(0, len(wave), PIECE)]
-    return [np.concatenate(parts, axis=1) for parts in zip(*pieces, stream.flush())]
+    last = max(0, len(wave) - 1) // PIECE * PIECE
+    pieces = [stream.feed(wave[start : start + PIECE]) for start in range(0, last, PIECE)]
+    pieces.append(stream.finish(wave[last:]))
+    return [np.concatenate(parts, axis=1) for parts in zip(*pieces)]
 
 
 def deltas(static: np.ndarray) -> np.ndarray:
@@ -233,16 +242,25 @@ class SharedStream:
 
         Raises ValueError for anything but one channel.
         """
+        samples = self._clean(samples)
+        return self._sorted([track.feed(samples) for track in self._tracks])
+
+    def flush(self) -> list[np.ndarray]:
+        """-> (n_bands, frames still due) of each, computed with zeros after the last sample; then starts anew."""
+        return self.finish(np.zeros(0, np.float32))
+
+    def finish(self, samples: np.ndarray) -> list[np.ndarray]:
+        """`feed` and `flush` in one: the last samples of a recording -> all frames still due."""
+        samples = self._clean(samples)
+        return self._sorted([track.finish(samples) for track in self._tracks])
+
+    def _clean(self, samples: np.ndarray) -> np.ndarray:
         samples = np.asarray(samples)
         if samples.ndim != 1:
             raise ValueError(f"samples of shape {samples.shape} are not one channel: mix down first")
         samples, n_bad = sanitize(samples)
         self.n_bad += n_bad
-        return self._sorted([track.feed(samples) for track in self._tracks])
-
-    def flush(self) -> list[np.ndarray]:
-        """-> (n_bands, frames still due) of each, computed with zeros after the last sample; then starts anew."""
-        return self._sorted([track.flush() for track in self._tracks])
+        return samples
 
     def _sorted(self, families: list[list[np.ndarray]]) -> list[np.ndarray]:
         frames = [frames for family in families for frames in family]
@@ -269,6 +287,11 @@ class FrontendStream:
     @property
     def n_bad(self) -> int:
         return self._stream.n_bad
+
+    @property
+    def n_held(self) -> int:
+        """Samples kept between two calls, of all rates together."""
+        return sum(tape.n_held for track in self._stream._tracks for tape in track.tapes)
 
     def reset(self) -> None:
         """Forget everything: the next sample is sample 0."""
@@ -299,32 +322,35 @@ class _Track:
 
     def feed(self, samples: np.ndarray) -> list[np.ndarray]:
         self._n_samples += len(samples)
-        return self._frames(samples, limit=None)
+        self.tapes[0].append(samples)
+        return self._frames(max(self._n_frames, (self._n_samples - self.plan.lookahead - 1) // self.plan.hop + 1))
 
-    def flush(self) -> list[np.ndarray]:
-        limit = 1 + self._n_samples // self.plan.hop if self._n_samples else 0
-        frames = self._frames(np.zeros(self.plan.lookahead + 1, np.float32), limit)
+    def finish(self, samples: np.ndarray) -> list[np.ndarray]:
+        self._n_samples += len(samples)
+        self.tapes[0].append(samples)
+        self.tapes[0].extend(self.plan.lookahead + 1)[:] = 0
+        frames = self._frames(1 + self._n_samples // self.plan.hop if self._n_samples else 0)
         self.reset()
         return frames
 
-    def _frames(self, samples: np.ndarray, limit: int | None) -> list[np.ndarray]:
-        plan, tapes = self.plan, self.tapes
-        tapes[0].append(samples)
+    def _frames(self, stop: int) -> list[np.ndarray]:
+        """The frames from the next one up to `stop`, of each front end."""
+        plan, tapes, start = self.plan, self.tapes, self._n_frames
         plan.descend(tapes)
-        ready = max(self._n_frames, (tapes[0].stop - plan.lookahead - 1) // plan.hop + 1)
-        start, stop = self._n_frames, ready if limit is None else limit
-        blocks = [plan.block(tapes, *span) for span in grid(start, stop, BLOCK)]
-        blocks = blocks or [[np.zeros((0, n), np.float32) for n in plan.n_bands]]
+        if start == stop:
+            return [np.zeros((n, 0), np.float32) for n in plan.n_bands]
+        blocks = [plan.block(tapes, at, min(at + BLOCK, stop)) for at in range(start, stop, BLOCK)]
         self._n_frames = stop
         plan.forget(tapes, stop)
-        return [np.concatenate(parts).T for parts in zip(*blocks)]
+        return [parts[0].T if len(parts) == 1 else np.concatenate(parts).T for parts in zip(*blocks)]
 
 
 def _family(frontend: Frontend) -> tuple[int, ...] | None:
     """Front ends of one family begin with the same FFT and share a plan; None: it shares nothing."""
     if frontend.kind in ("cqt", "frames"):
         return None
-    return frontend.sr, frontend.hop_length, frontend.n_fft, frontend.win_length
+    is_exact = frontend.kind == "stft" and rfft32() is not None  # single bins are below a float32 FFT's noise
+    return frontend.sr, frontend.hop_length, frontend.n_fft, frontend.win_length, is_exact
 
 
 @lru_cache(maxsize=16)

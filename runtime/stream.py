@@ -1,206 +1,183 @@
-"""Live decisions.  python -m runtime.stream --mic | --wav FILE | --stdin
-
-A patch is a net's input: 128 frames on an absolute grid. The decision at time t fuses the patches that were complete in
-the window (t - window, t]: a patch may reach back before the window, never past t. Until the first one is complete there
-is no decision.
-"""
+"""Live decisions and events.  python -m runtime.stream --mic | --wav FILE | --stdin"""
 
 import argparse
 import dataclasses
-import json
+import datetime
 import os
-import sys
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from runtime import audio, fusion
-from runtime.bundle import DEFAULT, Bundle, Member
-from runtime.frontend import FrontendStream, spectrogram
+from runtime import audio, command, options
+from runtime.bundle import Bundle
+from runtime.condition import MAX_GAIN_DB, Conditioner
+from runtime.decide import Decision, Stream, offline, whole_clip
+from runtime.events import Detector, Event
+from runtime.faults import Faults
+from runtime.level import CLIP_S
+from runtime.meter import Meter
+from runtime.microphone import list_devices
+from runtime.outputs import Say, close_outputs, open_outputs, to_stderr
+from runtime.view import View
 
-MIN_WINDOW_S, MAX_WINDOW_S = 1.0, 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """What was heard between start_s and end_s. `scores`: label -> fused probability; `members`: name -> (label, p)."""
-
-    start_s: float
-    end_s: float
-    label: str
-    p: float
-    scores: dict[str, float]
-    members: dict[str, tuple[str, float]]
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        values = dataclasses.asdict(self)
-        values["members"] = {name: {"label": label, "p": round(p, 6)} for name, (label, p) in self.members.items()}
-        values["scores"] = {label: round(p, 6) for label, p in self.scores.items()}
-        return json.dumps(values | {"p": round(self.p, 6)})
+__all__ = ["Decision", "Stream", "decisions", "offline", "whole_clip"]
 
 
-class Stream:
-    """Samples in, one fused decision every hop_s seconds out. Times count from the first sample fed.
+class Tap(Protocol):
+    """Whoever wants the sound as the stream hears it."""
 
-    window_s 1..10 and at least a member's stride between patches; both default to the bundle's own. Raises ValueError.
-    """
+    def sound(self, samples: np.ndarray) -> None:
+        """(n,) float32 at bundle.sr, the next ones."""
 
-    def __init__(self, bundle: Bundle, window_s: float | None = None, hop_s: float | None = None) -> None:
-        self.bundle = bundle
-        self.window, self.hop = _window_samples(bundle, window_s, hop_s)
-        self.n_bad = 0  # NaN and infinite samples, replaced by silence
-        self._members = [_MemberStream(member) for member in bundle.members]
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything: the next sample is at 0 s."""
-        self.n_samples = self._decided = 0
-        for member in self._members:
-            member.reset()
-
-    def feed(self, samples: np.ndarray) -> list[Decision]:
-        """(any,) mono float32 at bundle.sr -> the decisions that fell due."""
-        samples, n_bad = audio.sanitize(samples)
-        self.n_bad += n_bad
-        decisions = []
-        while len(samples):
-            # Stop at every due time: patches that end later must not be dropped from a window that is still open.
-            due = self._decided + self.hop
-            now, samples = samples[: due - self.n_samples], samples[due - self.n_samples :]
-            self.n_samples += len(now)
-            for member in self._members:
-                member.feed(now)
-            if self.n_samples == due:
-                decisions += self._decide(due)
-        return decisions
-
-    def flush(self) -> list[Decision]:
-        """-> the decision for the rest of a recording that ended between two hops, if there is one; then starts anew."""
-        decisions = self._decide(self.n_samples) if self.n_samples > self._decided else []
-        self.reset()
-        return decisions
-
-    def _decide(self, end: int) -> list[Decision]:
-        self._decided = end
-        log_p = [member.window(end - self.window, end) for member in self._members]
-        return _decision(self.bundle, log_p, end - self.window, end)
+    def skip(self, n_samples: int) -> None:
+        """So many samples were lost."""
 
 
-class _MemberStream:
-    """One member's frames, patches and log probabilities, no more of each than a window needs."""
-
-    def __init__(self, member: Member) -> None:
-        self._member, self._frontend = member, FrontendStream(member.frontend)
-        self.reset()
-
-    def reset(self) -> None:
-        self._frontend.reset()
-        self._static = np.zeros((self._member.frontend.n_bands, 0), np.float32)  # from the next patch's first frame on
-        self._n_patches = 0
-        self._ends: list[int] = []
-        self._log_p: list[np.ndarray] = []
-
-    def feed(self, samples: np.ndarray) -> None:
-        member = self._member
-        self._static = np.concatenate([self._static, self._frontend.feed(samples)], axis=1)
-        while self._static.shape[1] >= member.n_static:
-            patch = member.patches(self._static[:, : member.n_static])
-            self._ends.append(member.patch_end(self._n_patches))
-            self._log_p.append(member.log_p(patch)[0])
-            self._static = self._static[:, member.stride :]
-            self._n_patches += 1
-
-    def window(self, start: int, end: int) -> np.ndarray:
-        """-> (n, classes) of the patches that ended in (start, end]; forgets those that ended before."""
-        while self._ends and self._ends[0] <= start:
-            del self._ends[0], self._log_p[0]
-        return np.array([p for at, p in zip(self._ends, self._log_p) if at <= end])
-
-
-def offline(
-    bundle: Bundle, wave: np.ndarray, window_s: float | None = None, hop_s: float | None = None
-) -> list[Decision]:
-    """A whole recording, (samples,) mono at bundle.sr -> the decisions that a Stream gives: the definition, in one piece."""
-    window, hop = _window_samples(bundle, window_s, hop_s)
-    members = []
-    for member in bundle.members:
-        log_p = member.log_p(member.patches(spectrogram(wave, member.frontend)))
-        members.append((member.patch_end(np.arange(len(log_p))), log_p))
-    decisions = []
-    for end in [*range(hop, len(wave), hop), len(wave)]:
-        chosen = [log_p[(ends > end - window) & (ends <= end)] for ends, log_p in members]
-        decisions += _decision(bundle, chosen, end - window, end)
-    return decisions
-
-
-def _decision(bundle: Bundle, log_p: list[np.ndarray], start: int, end: int) -> list[Decision]:
-    """Per member (patches, classes) -> one decision, or none while a member has no complete patch."""
-    if not all(len(p) for p in log_p):
-        return []
-    means = [fusion.mean(p) for p in log_p]
-    fused = np.exp(bundle.fused(means))
-    best = int(fused.argmax())
-    opinions = {m.name: (bundle.labels[int(p.argmax())], float(np.exp(p.max()))) for m, p in zip(bundle.members, means)}
-    scores = {label: float(p) for label, p in zip(bundle.labels, fused)}
-    return [
-        Decision(max(0, start) / bundle.sr, end / bundle.sr, bundle.labels[best], float(fused[best]), scores, opinions)
-    ]
-
-
-def _window_samples(bundle: Bundle, window_s: float | None, hop_s: float | None) -> tuple[int, int]:
-    window_s = bundle.window_s if window_s is None else window_s
-    hop_s = bundle.hop_s if hop_s is None else hop_s
-    stride_s = max(member.stride_samples for member in bundle.members) / bundle.sr
-    lowest = max(MIN_WINDOW_S, stride_s)
-    if not lowest <= window_s <= MAX_WINDOW_S:
-        raise ValueError(f"window {window_s} s: this bundle takes {lowest:.2f} to {MAX_WINDOW_S:.0f} s")
-    if not 0.02 <= hop_s <= 60:
-        raise ValueError(f"hop {hop_s} s: choose 0.02 to 60 s")
-    return round(window_s * bundle.sr), round(hop_s * bundle.sr)
-
-
-def decisions(source: audio.Source, stream: Stream) -> Iterator[Decision]:
+def decisions(
+    source: audio.Source, stream: Stream, conditioner: Conditioner | None = None, taps: Sequence[Tap] = ()
+) -> Iterator[Decision]:
     """A source of any rate -> decisions as they fall due; the last ones when it ends."""
-    resampler = audio.Resampler(source.sr, stream.bundle.sr)
+    conditioner = conditioner or Conditioner(source.sr, stream.bundle.sr, source.faults)
+
+    def hear(samples: np.ndarray) -> list[Decision]:
+        for tap in taps:
+            tap.sound(samples)
+        return stream.feed(samples)
+
     for block in source:
-        clean, n_bad = audio.sanitize(block)
-        stream.n_bad += n_bad
-        yield from stream.feed(resampler.feed(clean))
-    yield from stream.feed(resampler.flush())
+        if isinstance(block, audio.Gap):
+            rest, n_skipped = conditioner.gap(block)
+            yield from hear(rest)
+            stream.skip(n_skipped)
+            for tap in taps:
+                tap.skip(n_skipped)
+        else:
+            yield from hear(conditioner.feed(block))
+    yield from hear(conditioner.flush())
     yield from stream.flush()
 
 
+class _Session:
+    """Everything between a source's decisions and whoever reads, hears or stores them."""
+
+    def __init__(self, args: argparse.Namespace, bundle: Bundle, voice: "_Voice") -> None:
+        self.args, self.bundle, self.say = args, bundle, voice
+        self.is_live = not args.wav
+        self.file: str | None = None
+        self.meter = Meter(bundle.sr)
+        self.view = View(bundle) if args.view else None
+        if self.view:
+            voice.to = self.view.say
+        self.outputs = open_outputs(args, bundle, self.is_live, voice)
+
+    def run(self, source: audio.Source, path: Path | None) -> None:
+        """One source until it ends, or Ctrl-C, which ends the open events first."""
+        self.file = path.name if path else None
+        stream = Stream(self.bundle, self.args.window, self.args.hop)
+        conditioner = Conditioner(source.sr, self.bundle.sr, source.faults, self.args.gain_db, self.args.dc_block)
+        detector = Detector(self.bundle.labels, self.bundle.rules)
+        n = 0
+        try:
+            for decision in decisions(source, stream, conditioner, [self.meter, *self.outputs]):
+                n += 1
+                source.faults.late_windows += source.backlog_s() * self.bundle.sr > stream.hop
+                self._send(detector.feed(decision), source.faults)
+                self._show(decision, detector, source.faults)
+                if stream.levels and (warning := stream.levels.warning()):
+                    self.say(warning)
+        finally:
+            self._send(detector.flush(), source.faults)
+            for output in self.outputs:
+                output.reset()
+            for sentence in source.faults.sentences():
+                self.say(sentence)
+        if not n and path:
+            self._show(_whole_clip(self.bundle, path), detector, source.faults)
+            self.say(f"{path} is shorter than one patch: looped, one decision for the whole of it")
+        elif not n:
+            self.say(f"no decision: the first one takes {_first_s(self.bundle):.1f} s of sound")
+
+    def _show(self, decision: Decision, detector: Detector, faults: Faults) -> None:
+        if self.view:
+            self.view.show(decision, detector.heard, *self.meter.read(), faults)
+        else:
+            more = {"file": self.file} if self.file and self.args.wav.is_dir() else {}
+            _print(decision.to_json(**more) if self.args.jsonl else _line(decision))
+
+    def _send(self, events: list[Event], faults: Faults) -> None:
+        faults.unsent = {output.name: output.unsent for output in self.outputs}
+        for event in events:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds") if self.is_live else None
+            event = dataclasses.replace(event, time=now, file=self.file, faults=faults.counts())
+            for output in self.outputs:
+                output.event(event)
+            if not self.args.jsonl and not self.view:
+                _print(_event_line(event))
+
+    def close(self) -> None:
+        """Let the outputs send what waits, and say what they could not."""
+        if self.view:
+            self.view.close()
+            self.say.to = to_stderr
+        close_outputs(self.outputs)
+        for output in self.outputs:
+            if output.unsent:
+                self.say(f"{output.name} {output.target}: {output.unsent} events never left")
+
+
+class _Voice:
+    """A line to the user: on standard error, or below the picture while there is one."""
+
+    to: Say = staticmethod(to_stderr)
+
+    def __call__(self, line: str) -> None:
+        self.to(line)
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = _arguments(argv)
-    source = _source(args)
+    args = options.arguments(argv)
+    if args.list:
+        print(list_devices())
+        return 0
+    if args.nice:
+        os.nice(args.nice)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped as Ctrl-C stops a person's
+    voice = _Voice()
+    paths = audio.recordings(args.wav) if args.wav else [None]
+    source = options.source(args, paths[0], voice)  # before the bundle: a wrong path is said at once
     bundle = Bundle.load(args.bundle, args.engine, args.threads)
-    stream = Stream(bundle, args.window, args.hop)
     if not args.jsonl:
-        print(_greeting(bundle, source.sr), file=sys.stderr)
-    n, stopped = 0, False
+        voice(_greeting(bundle, source.sr))
+    if args.calibrate:
+        print(_calibrate(source, Stream(bundle), args.calibrate))
+        return 0
+    session = _Session(args, bundle, voice)
     try:
-        for decision in decisions(source, stream):
-            n += 1
-            print(decision.to_json() if args.jsonl else _line(decision), flush=True)
+        for number, path in enumerate(paths):
+            if len(paths) > 1:
+                voice(f"{path}:")
+            session.run(source if not number else options.source(args, path, voice), path)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        stopped = True
-    if not n and not stopped and args.wav:
-        print((_whole_clip(bundle, args.wav)).to_json() if args.jsonl else _line(_whole_clip(bundle, args.wav)))
-        print(f"{args.wav} is shorter than one patch: looped, one decision for the whole of it", file=sys.stderr)
-    elif not n and not stopped:
-        print(f"no decision: the first one takes {_first_s(bundle):.1f} s of sound", file=sys.stderr)
-    faults = {
-        "NaN, infinite or absurd samples": stream.n_bad,
-        "blocks lost": source.n_dropped,
-        "samples missing at the end: the file was cut off": source.n_missing,
-    }
-    for name, count in faults.items():
-        if count:
-            print(f"{count} {name}", file=sys.stderr)
+        voice("stopped")
+    finally:
+        session.close()
     return 0
+
+
+def _calibrate(source: audio.Source, stream: Stream, listen_s: float) -> str:
+    """Listen for so long -> the gain to use."""
+    if not stream.levels:
+        raise ValueError(f"{stream.bundle.folder} does not say on which levels it was trained: python -m export.rules")
+    for decision in decisions(source, stream):
+        if decision.end_s >= listen_s:
+            break
+    gain_db = stream.levels.gain_db()
+    if gain_db is None:
+        raise ValueError(f"too little sound to tell its level: {CLIP_S:.0f} s at least")
+    return f"--gain-db {np.clip(gain_db, -MAX_GAIN_DB, MAX_GAIN_DB):.0f}"
 
 
 def _first_s(bundle: Bundle) -> float:
@@ -228,58 +205,31 @@ def _whole_clip(bundle: Bundle, path: Path) -> Decision:
     mono = np.concatenate([resampler.feed(mono), resampler.flush()])
     if not len(mono):
         raise ValueError(f"{path} holds too few samples to say anything")
-    log_p = bundle.member_log_p(mono)
-    return dataclasses.replace(_decision(bundle, [p[None] for p in log_p], 0, len(mono))[0], start_s=0.0)
+    return whole_clip(bundle, mono)
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"standard output cannot be written ({error.strerror}): free the disk") from error
 
 
 def _line(decision: Decision) -> str:
+    if decision.silent:
+        return f"{decision.end_s:8.2f} s  (silence)"
     opinions = "  ".join(f"{name} {label} {p:.2f}" for name, (label, p) in decision.members.items())
     bar = "#" * round(20 * decision.p)
     return f"{decision.end_s:8.2f} s  {decision.label:<16} {decision.p:.2f} {bar:<20}  {opinions}"
 
 
-def _source(args: argparse.Namespace) -> audio.Source:
-    if args.wav:
-        return audio.blocks(args.wav)
-    if args.stdin:
-        return audio.stdin_blocks(args.sr, args.sample_format)
-    return audio.microphone(device=_device(args.device))
-
-
-def _device(name: str | None) -> int | str | None:
-    return int(name) if name and name.isdecimal() else name
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m runtime.stream", description="Live decisions on a stream of sound."
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--mic", action="store_true", help="listen to a microphone")
-    source.add_argument(
-        "--wav", type=Path, metavar="FILE", help="a recording (WAV; other formats with the extra 'audio')"
-    )
-    source.add_argument("--stdin", action="store_true", help="raw mono samples from a pipe")
-    parser.add_argument("--bundle", type=Path, default=DEFAULT, help="folder (default: the bundle that ships)")
-    parser.add_argument(
-        "--window", type=float, metavar="S", help="seconds a decision looks back, 1 to 10 (default: the bundle's)"
-    )
-    parser.add_argument("--hop", type=float, metavar="S", help="seconds between decisions (default: the bundle's)")
-    parser.add_argument("--jsonl", action="store_true", help="one JSON object a line")
-    parser.add_argument(
-        "--engine", choices=("tflite", "onnx"), help="which model files to run (default: what is installed)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="threads of the engine (default 1)")
-    parser.add_argument("--device", help="microphone's number or name, from `python -m sounddevice`")
-    parser.add_argument("--sr", type=int, default=44100, help="Hz of the raw samples on --stdin (default 44100)")
-    parser.add_argument("--sample-format", default="s16le", help="of --stdin: s16le, f32le, ... (default s16le)")
-    return parser.parse_args(argv)
+def _event_line(event: Event) -> str:
+    if event.end_s is None:
+        return f"{event.at_s:8.2f} s  > {event.label}, {event.p:.2f}"
+    return f"{event.at_s:8.2f} s  < {event.label}, {event.end_s - event.start_s:.1f} s long, at most {event.p:.2f}"
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BrokenPipeError:  # the reader went away: end quietly, and keep Python from flushing into the closed pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

@@ -12,9 +12,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 
-from devices import profile, report, size, work
+from devices import machine, profile, report, size, work
 from devices.board import on_device
 from devices.cost import MULTIPLIER, NOISE, Cost
+from devices.page import page
 from devices.size import ModelError, conventions, read_model
 from devices.text import markdown
 from runtime import bundle as bundles
@@ -227,6 +228,31 @@ def test_conventions_judge_macs_and_bytes(tmp_path):
     assert [row["verdict"] for row in conventions(model)] == ["fits", "too big", "too big", "too big", "too big"]
 
 
+def test_ram_with_fused_layers_by_hand(tmp_path):
+    """A convolution and its pool; then a layer of three convolutions over slices, joined and pooled, as CNN-7 has them."""
+    int8 = [(shape, "int8", None) for shape in ((1, 4, 4, 2), (1, 4, 4, 6), (1, 2, 2, 6))]
+    weights = ((6, 3, 3, 2), "int8", np.ones((6, 3, 3, 2)))
+    chain = [(OPS.CONV_2D, [0, 3, -1], [1]), (OPS.MAX_POOL_2D, [1], [2])]
+    model = read_model(write_tflite(tmp_path / "pool.tflite", [*int8, weights], chain, [0], [2]))
+    assert (model.peak_activation_bytes, model.fused_bytes) == (96 + 32, 32 + 24)
+    model = read_model(write_tflite(tmp_path / "read.tflite", [*int8, weights], chain, [0], [1, 2]))
+    assert model.fused_bytes == model.peak_activation_bytes == 96 + 32  # its output is asked for: nothing to fuse
+    shapes = [(1, 4, 4, 4), (1, 4, 4, 2), (1, 4, 4, 2), *[(1, 4, 4, 2)] * 3, (1, 4, 4, 6), (1, 2, 2, 6)]
+    tensors = [(shape, "int8", None) for shape in shapes]
+    tensors += [((2, 3, 3, 2), "int8", np.ones((2, 3, 3, 2))), ((2, 1, 1, 4), "int8", np.ones((2, 1, 1, 4)))]
+    tensors += [((), "int32", 3)]
+    ops = [(OPS.SPLIT, [10, 0], [1, 2]), (OPS.CONV_2D, [1, 8, -1], [3]), (OPS.CONV_2D, [2, 8, -1], [4]),
+           (OPS.CONV_2D, [0, 9, -1], [5]), (OPS.CONCATENATION, [3, 4, 5], [6]), (OPS.AVERAGE_POOL_2D, [6], [7])]  # fmt: skip
+    model = read_model(write_tflite(tmp_path / "dc.tflite", tensors, ops, [0], [7]))
+    assert (model.peak_activation_bytes, model.fused_bytes) == (96 + 96, 64 + 24)
+
+
+@pytest.mark.parametrize("fmt", ["tflite", "onnx"])
+def test_ram_with_fused_layers_of_the_shipped_nets(fmt):
+    model = read_model(bundles.DEFAULT / f"mel.{fmt}")
+    assert (model.peak_activation_bytes, model.fused_bytes) == (1 << 20, 128 * 128 * 16 + 64 * 64 * 32)
+
+
 def test_one_clear_line_for_what_is_no_model(tmp_path, tiny_tflite, monkeypatch):
     def message(path):
         with pytest.raises(ModelError) as caught:
@@ -347,6 +373,50 @@ def test_report_of_a_model(tiny_onnx):
     assert "5208" in text and "pi-4: fits" in text and "not estimated" in text and "measured on this machine" in text
 
 
+def test_the_machine_at_hand(tiny_onnx, small_bundle):
+    """Its times are the sums of what was measured, and its verdict rests on them."""
+    numbers = report.report_dict(small_bundle, [machine.HERE, "pi-4"], runs=3)
+    here, pi = numbers["devices"]
+    nets = [row for row in numbers["models"] if row["format"] == here["format"]]
+    for i, key in enumerate(("p10_ms", "median_ms", "p90_ms")):
+        assert here["measured_ms"][i] == pytest.approx(sum(net["measured"][key] for net in nets))
+        assert here["measured_ms_per_s"][i] == pytest.approx(
+            sum(net["measured"][key] * net["patches_per_s"] for net in nets)
+        )
+    front = sum(one["measured_ms_per_s"] for one in numbers["product"]["frontends"])
+    assert here["duty"][0] == pytest.approx((here["measured_ms_per_s"][0] + front) / 1000)
+    assert here["estimated_ms"] is None and pi["measured_ms"] is None and pi["estimated_ms"]
+    assert numbers["machine"]["cpu"] in here["board"] or numbers["machine"]["board"] in here["board"]
+    assert numbers["machine"]["cores"] >= 1 and here["ram_kib"][1] < numbers["machine"]["ram_kib"]
+    text = report.report_text(numbers)
+    assert "here: fits" in text and "    measured: " in text and "measured here on " in text
+    (unknown,) = report.report_dict(small_bundle, [machine.HERE], runs=0)["devices"]
+    assert unknown["verdict"] == "may fit" and "time not known" in unknown["why"]
+
+
+def test_cores_named_in_cpuinfo():
+    x86 = "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\n\nprocessor\t: 1\nmodel name\t: Some CPU @ 2.0GHz\n"
+    part = "processor\t: {}\nmodel name\t: ARMv8 Processor rev 3 (v8l)\nCPU implementer\t: 0x41\nCPU part\t: {}\n"
+    assert machine.cpu_name(x86) == "Some CPU @ 2.0GHz"
+    assert machine.cpu_name(part.format(0, "0xd08") + part.format(1, "0xd08")) == "Cortex-A72"  # a Raspberry Pi 4
+    assert machine.cpu_name(part.format(0, "0xd05") + part.format(1, "0xd0b")) == "Cortex-A55 + Cortex-A76"
+    assert machine.cpu_name(part.format(0, "0x123")) == "Arm part 0x123"
+    assert machine.cpu_name("nothing to be seen") == ""
+
+
+def test_what_cannot_be_said_of_a_board(tiny_onnx, tmp_path):
+    """Float nets, nets without weights: one line says why there is no time."""
+    relu = write_onnx(tmp_path / "relu.onnx", [("Relu", ["x"], ["y"], {})], {"x": [1, 2]}, ["y"], {})
+    for path, sentence in [
+        (tiny_onnx, "int8 nets alone, the model is float32"),
+        (relu, "no operator of the model has"),
+    ]:
+        numbers = report.report_dict(path, ["stm32h7"], runs=0)
+        (line,) = [line for line in report.report_text(numbers).splitlines() if "not estimated" in line]
+        assert sentence in line and sentence in markdown(numbers) and sentence in page(numbers)
+        assert "time not known" in numbers["devices"][0]["why"]
+
+
 def test_an_engine_that_refuses_is_reported(tmp_path):
     """A future version of the format: counted, but the installed engine does not load it."""
     path = write_onnx(tmp_path / "new.onnx", [("Relu", ["x"], ["y"], {})], {"x": [1, 2]}, ["y"], {})
@@ -379,7 +449,16 @@ def test_command_line(tiny_tflite, capsys):
     assert [row["device"] for row in numbers["devices"]] == ["pi-4", "rp2040"]
     assert report.main(arguments) == 0
     assert "1536" in capsys.readouterr().out
-    for wrong in (["absent.tflite"], [str(tiny_tflite), "--device", "toaster"], [str(tiny_tflite), "--runs", "-1"]):
+    assert report.main([*arguments, "--device", "all", "rp2040", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["devices"]) == len(profile.names())
+    options = (
+        "--device toaster",
+        "--device none.toml",
+        "--runs -1",
+        f"--threads {10**12}",
+        "--runs 0 --html no/page.html",
+    )
+    for wrong in (["absent.tflite"], ["no folder"], *([str(tiny_tflite), *option.split()] for option in options)):
         assert report.main(wrong) == 2
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1
@@ -436,7 +515,7 @@ def test_report_of_a_bundle(tmp_path, capsys):
 def test_worst_layer_and_duty(tiny_tflite):
     """One net, two patches a second: ms per second is twice ms per patch; the first convolution takes the most."""
     size = read_model(tiny_tflite)
-    row = report._row("net", size, lambda: None, frontend_bytes=0, patches_per_s=2.0)
+    row = report._row("net", tiny_tflite, size, lambda: None, frontend_bytes=0, patches_per_s=2.0)
     sums = report._format_sums([row])
     frontends = [{"table_bytes": 50_000, "lean_bytes": 2048, "sample_bytes": 1024, "frame_bytes": 512, "work_bytes": 512,
                   "flops_per_s": 1e6}]  # fmt: skip

@@ -13,13 +13,14 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
+from runtime.files import write_atomic
 from runtime.frontend import MEL, deltas, patches
 from tests.conftest import SR, run
 from train import augment, features, scores
 from train.data import Clip, load_dataset
 from train.features import PatchShape
 from train.loop import Recipe, clip_log_probabilities, fit
-from train.run import load_run, write_atomic
+from train.run import load_run
 
 
 def command(sounds, cache, out, epochs=20):

@@ -2,11 +2,11 @@
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 import torch
 
+from runtime import command
 from runtime.frontend import PRESETS
 from runtime.papers import PAPERS
 from train import scores
@@ -94,9 +94,4 @@ def _arguments(argv):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the last epoch")
+    command.run(main, "stopped; the same command goes on from the last epoch")

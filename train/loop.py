@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 
+from runtime.files import write_atomic
 from runtime.frontend import deltas, patches
 from train import augment
 from train.features import looped
-from train.run import write_atomic
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from runtime import command
 from train.data import RECORDINGS, DataError, load_dataset, load_wave, read_table
 
 SR = 44100  # Hz
@@ -49,12 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RECORDINGS, help="the pack's folder, replaced when all is done")
     parser.add_argument("--max-mb", type=float, default=15, help="the most it may take, in MB of 1024 * 1024 bytes")
     args = parser.parse_args()
-    try:
-        print(pack(args.source, args.out, max_bytes=int(args.max_mb * 2**20)))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was written")
+    print(pack(args.source, args.out, max_bytes=int(args.max_mb * 2**20)))
 
 
 def pack(source: Path, out: Path, max_bytes: int) -> str:
@@ -182,4 +178,4 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, "stopped; nothing was written")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
+from runtime.files import write_atomic
 from runtime.frontend import Frontend
 from train.features import PatchShape
 from train.models import MODELS
@@ -68,14 +68,3 @@ def load_run(folder, weights="model.safetensors"):
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{folder}: {meta_path.name} or {weights_path.name} is damaged: {error}") from error
     return Run(name, model.eval(), frontend, patch, labels, mean, std, meta)
-
-
-def write_atomic(path, write):
-    """write(partial path), then rename: the file is there whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,23 +5,23 @@ One spectrogram above the other, on one time axis; with a bundle, its decisions 
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from runtime import audio, command
 from runtime.bundle import Bundle
+from runtime.files import write_atomic
 from runtime.frontend import PRESETS, spectrogram
 from runtime.papers import PAPERS
 from runtime.stream import Stream
 from train.data import load_wave
-from train.run import write_atomic
 
 MAX_SECONDS = 120.0
-RANGE_DB = 80.0  # below the loudest cell everything is black
+RANGE_DB = 80.0  # below the loudest cell everything is black, but for MFCC
 MIN_TICK_BANDS = 6  # closer ones would write over each other
-DRAWN = {**PRESETS, **{name: f for name, f in PAPERS.items() if f.log and f.kind != "frames"}}
-TICKS_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
+DRAWN = {**PRESETS, **{name: f for name, f in PAPERS.items() if f.kind != "frames"}}
+TICKS_HZ = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 
 
 def plot(path, files, frontends, bundle=None, hop_s=0.1):
@@ -56,16 +56,31 @@ def plot(path, files, frontends, bundle=None, hop_s=0.1):
     write_atomic(path, lambda partial: figure.savefig(partial, dpi=110, format="png"))
 
 
+def above_source(file, frontends):
+    """-> a line for each front end with bands that a recording of this rate cannot hold."""
+    source_sr = audio.header(file).sr
+    lines = []
+    for name, frontend in frontends.items():
+        n = 0 if frontend.kind == "mfcc" else frontend.n_above(source_sr)
+        if n:
+            lines.append(
+                f"{file}: at {source_sr} Hz it holds nothing above {source_sr / 2:.0f} Hz, "
+                f"where {n} of {name}'s {frontend.n_bands} bands lie"
+            )
+    return lines
+
+
 def _draw_spectrogram(axes, title, wave, frontend):
-    static = spectrogram(wave, frontend)
-    top_db = float(static.max())
+    static = spectrogram(wave, dataclasses.replace(frontend, log=True))  # without a log only the loudest would show
+    low, high = float(static.max()) - RANGE_DB, float(static.max())
+    if frontend.kind == "mfcc":  # what stays would hide what changes
+        static = static - static.mean(axis=1, keepdims=True)
+        low, high = np.percentile(static[1:], [1, 99])  # coefficient 0 is the loudness
     seconds = (np.arange(static.shape[1] + 1) - 0.5) * frontend.hop_length / frontend.sr
     bands = np.arange(frontend.n_bands + 1) - 0.5
-    axes.pcolormesh(
-        seconds, bands, static, vmin=top_db - RANGE_DB, vmax=top_db, cmap="magma", shading="flat", rasterized=True
-    )
+    axes.pcolormesh(seconds, bands, static, vmin=low, vmax=high, cmap="magma", shading="flat", rasterized=True)
     if frontend.kind == "mfcc":
-        axes.set_ylabel(f"{title}\ncoefficient")
+        axes.set_ylabel(f"{title}\ncoefficient,\nless its mean")
         return
     at, shown = [], []
     for hz in TICKS_HZ:
@@ -112,11 +127,11 @@ def main(argv=None):
         hop = {} if args.hop_length is None else {"hop_length": args.hop_length}
         frontends = {name: dataclasses.replace(DRAWN[name], **hop) for name in names}
     plot(args.plot, args.files, frontends, bundle)
+    for file in args.files:
+        for line in above_source(file, frontends):
+            print(line)
     print(f"made {args.plot}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

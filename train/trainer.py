@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
+from runtime.files import write_atomic
 from runtime.frontend import deltas
 from train import cnn7, scores
 from train.data import load_dataset, split
 from train.features import CACHE, features, normalisation
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
-from train.run import Run, load_run, write_atomic
+from train.run import Run, load_run
 
 SHAPES = {
     "full": {"widths": cnn7.WIDTHS_FULL, "order": "paper"},

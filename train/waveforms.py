@@ -42,10 +42,12 @@ class BatchFrontend(torch.nn.Module):
 
     def _build_cqt(self):
         plan = CqtPlan([self.frontend])
-        self.levels = [level for level, _ in plan.octaves]
+        self.plan = [(level, plan.strides[level]) for level, _ in plan.octaves]
         for i, (_, kernels) in enumerate(plan.octaves):
             self._keep(f"kernels{i}", kernels.T[:, None])  # (2 * bands, 1, samples)
-        self._keep("halving", filterbanks.halving_filter()[None, None])
+        self.decimations = [decimator.factor for decimator in plan.decimators]
+        for i, decimator in enumerate(plan.decimators):
+            self._keep(f"taps{i}", decimator.taps[None, None])
         self.first_samples = plan.first_samples
 
     def forward(self, waves):
@@ -75,25 +77,32 @@ class BatchFrontend(torch.nn.Module):
         return level @ self.dct.T if f.kind == "mfcc" else level
 
     def _cqt(self, waves):
-        f, conv = self.frontend, torch.nn.functional.conv1d
-        n_frames, reach = f.n_frames(waves.shape[1]), self.halving.shape[2] // 2
-        longest = max(getattr(self, f"kernels{i}").shape[2] * 2**level for i, level in enumerate(self.levels))
-        signal, first, signals = torch.nn.functional.pad(waves, (0, longest))[:, None], 0, []
-        for lower in [*self.first_samples[1:], None]:
-            signals.append((signal, first))
-            if lower is not None:
-                padded = torch.nn.functional.pad(signal, (first - (2 * lower - reach), reach))
-                signal, first = conv(padded, self.halving, stride=2), lower
+        f, pad = self.frontend, torch.nn.functional.pad
+        n_frames = f.n_frames(waves.shape[1])
+        longest = max(getattr(self, f"kernels{i}").shape[2] * stride for i, (_, stride) in enumerate(self.plan))
+        signal, signals = pad(waves, (0, longest + f.hop_length * 16))[:, None], []
+        for i, factor in enumerate([*self.decimations, None]):
+            signals.append(signal)
+            if factor:
+                taps, first, lower = getattr(self, f"taps{i}"), self.first_samples[i], self.first_samples[i + 1]
+                reach = taps.shape[2] // 2
+                signal = torch.nn.functional.conv1d(
+                    pad(signal, (first - (factor * lower - reach), reach)), taps, stride=factor
+                )
         bands = []
-        for i, level in reversed(list(enumerate(self.levels))):
-            kernels, hop = getattr(self, f"kernels{i}"), f.hop_length >> level
-            signal, first = signals[level]
-            before = kernels.shape[2] // 2 + first  # frame 0 is centred on sample 0, which lies at -first
-            signal = torch.nn.functional.pad(signal, (before, kernels.shape[2]))
-            real, imag = conv(signal, kernels, stride=hop)[..., :n_frames].chunk(2, dim=1)
-            bands.append(real**2 + imag**2)
+        for i, (level, stride) in reversed(list(enumerate(self.plan))):
+            kernels = getattr(self, f"kernels{i}")
+            bands.append(self._octave(signals[level], -self.first_samples[level], stride, kernels, n_frames))
         power = torch.cat(bands, dim=1)
         return decibels(power, FLOOR_POWER) if f.log else power
+
+    def _octave(self, signal, zero, stride, kernels, n_frames):
+        """(batch, 1, samples), sample 0 at `zero` -> (batch, bands, n_frames) power."""
+        length, hop = kernels.shape[2], self.frontend.hop_length // stride
+        signal = torch.nn.functional.pad(signal, (length, length))
+        first = length + zero - length // 2
+        response = torch.nn.functional.conv1d(signal[..., first:], kernels, stride=hop)[..., :n_frames]
+        return response[:, ::2] ** 2 + response[:, 1::2] ** 2
 
 
 def decibels(power, floor):

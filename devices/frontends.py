@@ -1,4 +1,4 @@
-"""The whole product beside its nets: what the front ends compute, keep and cost, per second of audio.
+"""What a bundle needs beside its nets: what its front ends compute, keep and cost, per second of audio.
 
 Operations are counted from the front ends' own tables. Milliseconds on a board are a wide guess from operations (no
 published row measures these front ends); on this machine they are measured.

@@ -1,0 +1,156 @@
+"""Learn a bundle's temperatures, thresholds and levels.  python -m export.rules BUNDLE [--data PATH] [--folds RUNS]
+
+From recordings that the nets were not trained on: the fold that the bundle held out or, where it was trained on
+everything, each fold through the nets of `python -m compress.folds` that held it out. What is fitted on one part of them is
+measured on another; the bundle keeps what is fitted on all, and those figures.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.assemble import finish
+from export.crossfit import learn, text
+from export.traces import Trace, hear
+from runtime import command
+from runtime.bundle import Bundle
+from runtime.level import Levels
+from runtime.rules import Rules
+from train.data import RECORDINGS, Clip, Dataset, load_dataset, split
+from train.features import CACHE, features
+
+N_PARTS = 4  # of a single held-out fold
+UNKNOWN = (
+    0.25  # share of unknown sounds that may be reported: about the best F1 with as many unknown sounds as known, LOG.md
+)
+PERCENTILES = (5, 50, 95)
+
+
+def held_out(bundle: Bundle) -> int:
+    """-> the fold that no member of the bundle was trained on; 0: none, everything was. Raises ValueError."""
+    try:
+        folds = {bundle.provenance["runs"][member.name]["data"]["fold"] or 0 for member in bundle.members}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{bundle.folder}: its provenance does not say what its nets were trained on") from error
+    if len(folds) != 1 or not isinstance(next(iter(folds)), int):
+        raise ValueError(f"{bundle.folder}: its nets held out different folds ({folds}): no recording is new to all")
+    return int(folds.pop())
+
+
+def unheard(bundle: Bundle, dataset: Dataset, runs: Path | None) -> list[Trace]:
+    """Traces of recordings through nets that were not trained on them. Raises ValueError where there are none."""
+    fold = held_out(bundle)
+    if fold:
+        clips = split(dataset, fold)[1]
+        groups = sorted({clip.group for clip in clips})
+        if len(groups) < 2:
+            raise ValueError(f"{dataset.name}: fold {fold} holds {len(groups)} recordings, wanted 2 and more")
+        return hear(bundle, clips, [groups.index(clip.group) % N_PARTS for clip in clips], fold)
+    if runs is None:
+        raise ValueError(
+            f"{bundle.folder} was trained on every fold, its own recordings would flatter it: "
+            "give --folds RUNS, made by `python -m compress.folds`"
+        )
+    found = []
+    for fold in dataset.folds:
+        other = Bundle.load(runs / f"fold{fold}" / "bundle", bundle.format)
+        _check_alike(bundle, other, fold)
+        clips = split(dataset, fold)[1]
+        found += hear(other, clips, [fold] * len(clips), fold)
+    return found
+
+
+def _check_alike(bundle: Bundle, other: Bundle, fold: int) -> None:
+    if held_out(other) != fold:
+        raise ValueError(f"{other.folder} held out fold {held_out(other)}, not {fold}: it knows what would judge it")
+    shapes = [[(m.name, m.frontend, m.n_frames, m.stride) for m in b.members] for b in (bundle, other)]
+    if shapes[0] != shapes[1] or other.labels != bundle.labels or other.fuse != bundle.fuse:
+        raise ValueError(f"{other.folder} differs from {bundle.folder} in labels, front ends or fusion: fit them alike")
+
+
+def levels_of(bundle: Bundle, clips: Sequence[Clip], cache: Path = CACHE) -> Levels:
+    """The range of levels of the clips in the bands of the bundle's first member."""
+    member = bundle.members[0]
+    loud_db = [np.percentile(static, 95, axis=1) for static in features(clips, member.frontend, cache)]
+    low, mid, high = (tuple(row.round(2).tolist()) for row in np.percentile(loud_db, PERCENTILES, axis=0))
+    return Levels(member.name, low, mid, high)
+
+
+def store(bundle: Bundle, temperatures: Sequence[float], rules: Rules, levels: Levels, figures: dict[str, Any]) -> None:
+    """Write what was learned into the bundle's folder, all of it or nothing; its model files stay as they are."""
+    folder = bundle.folder
+    with np.load(folder / "golden.npz", allow_pickle=False) as golden:
+        samples = golden["samples"]
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        shutil.copytree(folder, partial)
+        values = json.loads((partial / "bundle.json").read_text())
+        for member, temperature in zip(values["members"], temperatures):
+            member["temperature"] = temperature
+        values |= {"rules": rules.to_json(), "levels": levels.to_json()}
+        values["provenance"]["rules"] = figures
+        (partial / "bundle.json").write_text(json.dumps(values, indent=1) + "\n")
+        finish(partial, folder, samples)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _arguments(argv)
+    if not 0.01 <= args.unknown <= 1:
+        raise ValueError(f"--unknown {args.unknown}: choose 0.01 to 1")
+    dataset, bundle = load_dataset(args.data), Bundle.load(args.bundle)
+    if dataset.labels != bundle.labels:
+        raise ValueError(
+            f"{args.data} has other classes ({', '.join(dataset.labels)[:80]}) than {args.bundle}: name its own --data"
+        )
+    if len(dataset.labels) < 3:
+        raise ValueError(
+            f"{args.data} has 2 classes: with one left out there is nothing to choose from, wanted 3 and more"
+        )
+    bundle.check()
+    traces = unheard(bundle, dataset, args.folds)
+    temperatures, rules, figures = learn(traces, bundle, args.unknown)
+    levels = levels_of(bundle, split(dataset, held_out(bundle))[0], args.cache)
+    figures |= {"data": dataset.name, "nets": "one fold held out" if held_out(bundle) else "every fold held out once"}
+    store(bundle, temperatures, rules, levels, figures)
+    print(text(figures, rules))
+    print(
+        f"\n{figures['recordings']} recordings and {figures['after']['room_minutes']:g} min of empty rooms, each measured "
+        f"with what was fitted on the others\nstored in {args.bundle}; next: python -m runtime.bundle {args.bundle} --check"
+    )
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.rules", description="Learn a bundle's temperatures, thresholds and levels."
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder; what is learned is stored in it")
+    parser.add_argument(
+        "--data", type=Path, default=RECORDINGS, help="what it was trained on (default: the shipped ones)"
+    )
+    parser.add_argument(
+        "--folds",
+        type=Path,
+        metavar="RUNS",
+        help="folder of python -m compress.folds, for a bundle trained on all of it",
+    )
+    parser.add_argument(
+        "--unknown",
+        type=float,
+        default=UNKNOWN,
+        metavar="SHARE",
+        help=f"of unknown sounds that may be reported as something, 0.01 to 1 (default {UNKNOWN})",
+    )
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    command.run(main, stopped="stopped; the bundle is as it was")

@@ -1,0 +1,41 @@
+"""Files on disk, careful both ways: written whole or not at all, and JSON from strangers ends in one line."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 32 << 20
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """write(partial path), then rename: the file is there whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Atomic, UTF-8. Raises OSError that names `path`, not the partial file beside it."""
+    try:
+        write_atomic(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's JSON object. Raises ValueError that names the file: too large, no JSON, nested too deeply, no object."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged (no JSON object)")
+    return values
