@@ -8,6 +8,9 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -19,6 +22,8 @@ from compress import qat
 from compress.search import N_MEMBERS, largest_fitting
 from compress.size import fits, parse_bytes
 from export.__main__ import calibration_patches, export
+from export.assemble import check_target
+from export.equalize import VERSION as QUANTIZATION
 from runtime import command, fusion
 from runtime.bundle import Bundle
 from runtime.files import write_atomic
@@ -54,7 +59,7 @@ def tuned(name, args):
     clips, _ = split(dataset, args.fold)
     return qat.finetune(
         run, features(clips, run.frontend, args.cache), [dataset.labels.index(clip.label) for clip in clips],
-        calibration_patches(run, clips, args.cache), Recipe(epochs=args.qat_epochs, lr=qat.LR, seed=args.seed),
+        calibration_patches(run, clips, args.cache), qat.recipe(args.qat_epochs, args.seed),
         args.runs / name / "qat", say=lambda line: print(f"{name}, int8: {line}", flush=True),
     )  # fmt: skip
 
@@ -62,11 +67,27 @@ def tuned(name, args):
 def train_members(shape, args, teachers):
     """All three side by side, on two cores too: the third would run alone. A killed call goes on where it was."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(N_MEMBERS, mp_context=context) as pool:
-        jobs = [pool.submit(train_member, name, shape, args, teachers.get(name, [])) for name in PRESETS]
-        for job in as_completed(jobs):
-            name, took_s = job.result()
-            print(f"{name}: trained in {took_s:.0f} s", flush=True)
+    with ProcessPoolExecutor(N_MEMBERS, mp_context=context, initializer=end_with_parent) as pool:
+        # A terminal sends Ctrl-C to all processes: only this one listens, or each worker prints where it was.
+        listening = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the workers, started by `submit`
+        try:
+            jobs = [pool.submit(train_member, name, shape, args, teachers.get(name, [])) for name in PRESETS]
+        finally:
+            signal.signal(signal.SIGINT, listening)
+        try:
+            for job in as_completed(jobs):
+                name, took_s = job.result()
+                print(f"{name}: trained in {took_s:.0f} s", flush=True)
+        except BaseException:
+            for worker in multiprocessing.active_children():  # what they did is in their checkpoints
+                worker.terminate()
+            raise
+
+
+def end_with_parent():
+    """In a worker: end when the process that started it is gone, killed say, instead of training on for nobody."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def teachers_by_spectrogram(paths, labels):
@@ -115,14 +136,49 @@ def evaluation_text(table, n_clips):
     return "\n".join(lines)
 
 
+def identity(args):
+    """All that a bundle and its evaluation depend on, as JSON holds it."""
+    return {
+        "budget_bytes": parse_bytes(args.budget),
+        "data": str(args.data.resolve()),
+        "teachers": [str(path.resolve()) for path in args.teacher],
+        "fold": args.fold,
+        "epochs": args.epochs,
+        "qat_epochs": args.qat_epochs,
+        "seed": args.seed,
+        "quantization": QUANTIZATION,
+    }
+
+
+def evaluation_path(args):
+    return args.runs / ("evaluation-qat.json" if args.qat_epochs else "evaluation.json")
+
+
+def finished_path(args):
+    """Holds the identity of the command whose bundle and evaluation are there, whole."""
+    return evaluation_path(args).with_name(evaluation_path(args).name.replace("evaluation", "finished"))
+
+
+def is_finished(args):
+    """Whether this very command has written its bundle and its evaluation."""
+    if not all(path.is_file() for path in (finished_path(args), evaluation_path(args), args.out / "bundle.json")):
+        return False
+    try:
+        return json.loads(finished_path(args).read_text()) == identity(args)
+    except ValueError:
+        return False  # damaged: all of it is made anew
+
+
 def main(argv=None):
-    args = _arguments(argv)
+    args = arguments(argv)
     budget_bytes = parse_bytes(args.budget)
     dataset = load_dataset(args.data)
     if args.fold is None:
         args.fold = dataset.folds[-1]
     _, test_clips = split(dataset, args.fold)
     shape = largest_fitting(budget_bytes, len(dataset.labels))
+    check_target(args.out)
+    finished_path(args).unlink(missing_ok=True)
     teachers = teachers_by_spectrogram(args.teacher, dataset.labels)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(
@@ -142,7 +198,8 @@ def main(argv=None):
     print("\n" + (args.out / "report.md").read_text())
     if test_clips:
         table = evaluate(args.out, runs, test_clips, dataset.labels, args.cache)
-        write_atomic(args.runs / "evaluation.json", lambda path: path.write_text(json.dumps(table, indent=1)))
+        write_atomic(evaluation_path(args), lambda path: path.write_text(json.dumps(table, indent=1)))
+        write_atomic(finished_path(args), lambda path: path.write_text(json.dumps(identity(args), indent=1) + "\n"))
         print(evaluation_text(table, len(test_clips)))
     example = (test_clips or dataset.clips)[0].path
     print(
@@ -154,7 +211,7 @@ def main(argv=None):
     print(f"next: {stream} --wav {example}\n  or: {stream} --mic")
 
 
-def _arguments(argv):
+def arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m compress.cnn7", description=__doc__.split("  ")[0])
     parser.add_argument(
         "--budget", required=True, help="bytes for the three deployed files of one format, such as 128kb"

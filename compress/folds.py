@@ -1,7 +1,7 @@
 """What accuracy to expect: every fold held out once.  python -m compress.folds --budget 128kb --data PATH
 
 Runs compress.cnn7 fold by fold and pools the scores of the clips that each fold's nets had not heard. A fold that is
-done is not trained again.
+done is left as it is. With --qat-epochs the bundles, bundle-qat, are made of the same float nets, trained on in int8.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import numpy as np
 
 from compress import cnn7
 from devices.trained import wilson
+from export.assemble import check_target
 from runtime import command
 from runtime.files import write_atomic
 from runtime.frontend import PRESETS
@@ -40,35 +41,49 @@ def _pool(scores):
 def main(argv=None):
     args = _arguments(argv)
     dataset = load_dataset(args.data)
-    for fold in dataset.folds:
-        runs = args.runs / f"fold{fold}"
-        cnn7.main([
-            "--budget", args.budget, "--data", str(args.data), "--fold", str(fold), "--epochs", str(args.epochs),
-            "--seed", str(args.seed), "--cache", str(args.cache), "--runs", str(runs), "--out", str(runs / "bundle"),
-        ])  # fmt: skip
-    tables = [_score(args, dataset.labels, fold) for fold in dataset.folds]
+    calls = list(_calls(args, dataset.folds))
+    for call in calls:
+        check_target(cnn7.arguments(call).out)
+    tables = [_table(args, dataset.labels, call) for call in calls]
     rows = pooled(tables)
     n = sum(table["PROD"]["tflite"]["n"] for table in tables)
     print(f"\nevery fold held out once, last epoch{f', scored on {args.score_on}' if args.score_on else ''}")
     print(cnn7.evaluation_text(rows, n))
+    gained = {name: round(n * (row["tflite"]["accuracy"] - row["float"]["accuracy"])) for name, row in rows.items()}
+    print("clips that int8 gains or loses: " + ", ".join(f"{name} {clips:+d}" for name, clips in gained.items()))
     low, high = wilson(rows["PROD"]["tflite"]["accuracy"], n)
     by_fold = ", ".join(f"{table['PROD']['tflite']['accuracy']:.1%}" for table in tables)
     print(f"PROD, TFLite: {by_fold} by fold; 95 % interval {low:.1%} to {high:.1%}")
     print("per class: " + ", ".join(f"{k} {v:.0%}" for k, v in rows["PROD"]["tflite"]["per_class"].items()))
-    name = "scored-on.json" if args.score_on else "folds.json"
+    name = ("scored-on" if args.score_on else "folds") + ("-qat" if args.qat_epochs else "") + ".json"
     write_atomic(args.runs / name, lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
 
 
-def _score(args, labels, fold):
-    """A fold's table: what cnn7 wrote, or its nets' scores on another copy of the recordings."""
-    folder = args.runs / f"fold{fold}"
+def _calls(args, folds):
+    """What to call compress.cnn7 with, fold by fold."""
+    for fold in folds:
+        runs = args.runs / f"fold{fold}"
+        yield [
+            "--budget", args.budget, "--data", str(args.data), "--fold", str(fold), "--epochs", str(args.epochs),
+            "--qat-epochs", str(args.qat_epochs), "--seed", str(args.seed), "--cache", str(args.cache),
+            "--runs", str(runs), "--out", str(runs / ("bundle-qat" if args.qat_epochs else "bundle")),
+        ]  # fmt: skip
+
+
+def _table(args, labels, call):
+    """A fold's table, made where it is not there yet: what cnn7 wrote, or its nets' scores on another copy."""
+    fold = cnn7.arguments(call)
+    if cnn7.is_finished(fold):
+        print(f"fold {fold.fold} is done: {fold.out}", flush=True)
+    else:
+        cnn7.main(call)
     if args.score_on is None:
-        return json.loads((folder / "evaluation.json").read_text())
+        return json.loads(cnn7.evaluation_path(fold).read_text())
     other = load_dataset(args.score_on)
     if other.labels != labels:
         raise ValueError(f"{args.score_on} has other classes than {args.data}")
-    runs = [load_run(folder / name) for name in PRESETS]
-    return cnn7.evaluate(folder / "bundle", runs, split(other, fold)[1], labels, args.cache)
+    runs = [load_run(fold.runs / name) for name in PRESETS]
+    return cnn7.evaluate(fold.out, runs, split(other, fold.fold)[1], labels, args.cache)
 
 
 def _arguments(argv):
@@ -79,6 +94,7 @@ def _arguments(argv):
         "--score-on", type=Path, help="another copy of the same recordings, in another coding say, to score on instead"
     )
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--qat-epochs", type=int, default=0, help="as of compress.cnn7 (default 0)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     parser.add_argument("--runs", type=Path, default=Path("runs/folds"), help="where trainings and bundles are kept")

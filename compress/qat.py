@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from export import int8
+from export.equalize import fit_for_int8
 from export.graph import Concat, Pool, Slice, graph_of, groups_of, shapes
-from train.loop import fit
+from train.loop import Recipe, fit
 
-LR = 2e-4  # a fifteenth of the training's: the net is trained, it only learns to live on its grid
+LR = 1e-4  # a thirtieth of the training's: the net is trained, it only learns to live on its grid
 
 
 class FakeQuantized(nn.Module):
@@ -92,14 +93,26 @@ def _array(parameter) -> np.ndarray:
     return parameter.detach().numpy()
 
 
+def recipe(epochs, seed=0):
+    """How to train on: slowly, after the float net's opinion alone."""
+    return Recipe(epochs=epochs, lr=LR, distill=1.0, weight_decay=0.0, seed=seed)
+
+
 def finetune(run, statics, targets, calibration, recipe, folder, *, say=print):
     """Train on with fake quantization -> the Run whose model is FakeQuantized, for export.assemble and for scoring.
 
     statics, targets, folder: as of train.loop.fit, resumable like it. calibration: normalised patches
-    (n, planes, frames, bands) of training clips.
+    (n, planes, frames, bands) of training clips. The float net is the teacher, and with recipe.distill 1 the only one:
+    the labels alone, on so small a learning rate, lead the net away from where its long training left it (LOG.md).
     """
-    graph = graph_of(run.model, calibration.shape[1:])
-    model = FakeQuantized(graph, int8.calibrate(graph, calibration, clip="mse"))
+    model = FakeQuantized(*fit_for_int8(graph_of(run.model, calibration.shape[1:]), calibration))
     tuned = dataclasses.replace(run, model=model, meta={**run.meta, "qat": dataclasses.asdict(recipe)})
-    fit(tuned, statics, targets, recipe, folder, say=say)
+
+    mean, std = (torch.from_numpy(table)[:, None] for table in (run.mean, run.std))  # (planes, 1, bands)
+
+    @torch.no_grad()
+    def in_float(raw):
+        return run.model((raw - mean) / std)
+
+    fit(tuned, statics, targets, recipe, folder, teacher=in_float, say=say)
     return tuned

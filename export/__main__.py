@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.assemble import assemble
+from export import convert
+from export.assemble import assemble, check_target
 from runtime import command
 from runtime.frontend import deltas, patches
 from train.data import RECORDINGS, load_dataset, load_wave, split
@@ -24,8 +25,12 @@ def calibration_patches(run: Run, clips: list, cache: Path = CACHE) -> np.ndarra
     )
 
 
-def export(runs: list[Run], folder: Path, data: Path, fold: int | None, *, quantized: bool = True, cache: Path = CACHE):
+def export(
+    runs: list[Run], folder: Path, data: Path, fold: int | None, *,
+    quantized: bool = True, converted: bool = False, cache: Path = CACHE,
+):  # fmt: skip
     """Calibrate on the clips that the runs trained on, keep one of the others as the golden window, write the bundle."""
+    check_target(folder)
     dataset = load_dataset(data)
     if dataset.labels != runs[0].labels:
         raise ValueError(
@@ -35,7 +40,7 @@ def export(runs: list[Run], folder: Path, data: Path, fold: int | None, *, quant
     sr = runs[0].frontend.sr
     golden = load_wave((test_clips or train_clips)[0].path, sr)[: 5 * sr]
     calibration = [calibration_patches(run, train_clips, cache) for run in runs]
-    return assemble(runs, folder, calibration, golden, quantized=quantized)
+    return assemble(runs, folder, calibration, golden, quantized=quantized, converted=converted)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,6 +50,9 @@ def main(argv: list[str] | None = None) -> None:
     numbers = parser.add_mutually_exclusive_group()
     numbers.add_argument("--int8", action="store_true", help="int8 files (default)")
     numbers.add_argument("--float", action="store_true", help="float32 files, for full-size nets of any block order")
+    numbers.add_argument(
+        "--converters", action="store_true", help="float32 files by torch.onnx and litert-torch, for any architecture"
+    )
     parser.add_argument(
         "--data",
         type=Path,
@@ -53,9 +61,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     args = parser.parse_args(argv)
+    if args.converters:
+        convert.check_installed()
     runs = [load_run(path) for path in args.runs]
     fold = runs[0].meta.get("data", {}).get("fold")
-    bundle = export(runs, args.to, args.data, fold, quantized=not args.float, cache=args.cache)
+    bundle = export(
+        runs, args.to, args.data, fold, quantized=not args.float, converted=args.converters, cache=args.cache
+    )
     for member in bundle.members:
         sizes = ", ".join(f"{entry['file']} {entry['bytes']:,} bytes" for entry in member.files.values())
         print(f"{member.name}: {sizes}")

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 
 from devices.report import report_dict, report_text
-from export import graph, int8, numbers, parity
+from devices.size import read_model
+from export import convert, graph, int8, numbers, parity
+from export.equalize import fit_for_int8
 from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
 from runtime.bundle import FORMAT, Bundle, file_entry, golden_window
 from train.run import Run
 
 WRITERS = {"tflite": tflite_bytes, "onnx": onnx_bytes}
+CONVERTERS = {"tflite": convert.tflite_bytes, "onnx": convert.onnx_bytes}
 FLOAT_BOUND = 1e-3  # logits of a float file against torch
 INT8_BOUND = 0.15  # mean difference of the largest probability, int8 file against torch, on the calibration patches
 WINDOW_S, HOP_S = 5.0, 1.0
@@ -25,25 +28,35 @@ N_PARITY = 16  # patches that every engine runs before a bundle is written
 
 
 def assemble(
-    runs: list[Run], folder: Path, calibration: list[np.ndarray], golden: np.ndarray, *, quantized: bool = True
-) -> Bundle:
+    runs: list[Run], folder: Path, calibration: list[np.ndarray], golden: np.ndarray, *,
+    quantized: bool = True, converted: bool = False,
+) -> Bundle:  # fmt: skip
     """Write the bundle of `runs`, one member each, to `folder`; replaces a bundle, nothing else.
 
     calibration: per run, normalised patches (n, planes, frames, bands) of training clips. golden: (samples,) at the
-    runs' rate. -> the bundle, loaded. Raises ValueError, and leaves no bundle, where a file disagrees with torch.
+    runs' rate. converted: float files by export.convert, for nets of any architecture. -> the bundle, loaded. Raises
+    ValueError, and leaves no bundle, where a file disagrees with torch.
     """
     _check_compatible(runs)
-    if folder.exists() and not (folder / "bundle.json").is_file():
-        raise ValueError(f"{folder} exists and is no bundle: name another folder")
+    check_target(folder)
+    quantized = quantized and not converted
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        members = [_write_member(partial, run, patches, quantized) for run, patches in zip(runs, calibration)]
+        members = [
+            _write_member(partial, run, patches, quantized, converted) for run, patches in zip(runs, calibration)
+        ]
         _write_json(partial, runs, members, quantized)
         finish(partial, folder, golden)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Bundle.load(folder, "tflite")
+
+
+def check_target(folder: Path) -> None:
+    """Raises ValueError where something that is no bundle stands at `folder`: it would have to be replaced."""
+    if folder.exists() and not (folder / "bundle.json").is_file():
+        raise ValueError(f"{folder} exists and is no bundle: name another folder")
 
 
 def finish(partial: Path, folder: Path, golden: np.ndarray) -> None:
@@ -70,15 +83,15 @@ def _name(run: Run) -> str:
     return {"gammatone": "gam"}.get(run.frontend.kind, run.frontend.kind)
 
 
-def _write_member(folder: Path, run: Run, patches: np.ndarray, quantized: bool) -> dict[str, Any]:
+def _write_member(folder: Path, run: Run, patches: np.ndarray, quantized: bool, converted: bool) -> dict[str, Any]:
     """Both model files of one run, and what bundle.json says of the member."""
     name = _name(run)
-    net = _net_of(run.model, patches, quantized)
+    net: Any = None if converted else _net_of(run.model, patches, quantized)
     files = {}
-    for fmt, write in WRITERS.items():
+    for fmt in WRITERS:
         path = folder / f"{name}.{fmt}"
-        path.write_bytes(write(net))
-        files[fmt] = file_entry(path, macs=graph.macs(net))
+        path.write_bytes(WRITERS[fmt](net) if net else CONVERTERS[fmt](run.model, patches.shape[1:]))
+        files[fmt] = file_entry(path, macs=read_model(path).macs)
     _check_member(name, run, net, folder, patches[:N_PARITY], quantized)
     if quantized:  # for whoever writes a next format from the same numbers; the runtime does not read it
         (folder / f"{name}.safetensors").write_bytes(numbers.to_bytes(net))
@@ -96,8 +109,10 @@ def _net_of(model: Any, patches: np.ndarray, quantized: bool) -> Any:
     """-> the Graph or Int8Net to write; a model trained on its int8 grid (compress.qat) knows its own."""
     if quantized and hasattr(model, "deployed"):
         return model.deployed()
+    if not hasattr(model, "blocks"):  # what graph_of reads
+        raise ValueError(f"{type(model).__name__} has no form of ours: export it with --converters")
     net = graph.graph_of(model, patches.shape[1:])
-    return int8.quantize(net, int8.calibrate(net, patches, clip="mse")) if quantized else net
+    return int8.quantize(*fit_for_int8(net, patches)) if quantized else net
 
 
 @torch.no_grad()

@@ -123,15 +123,12 @@ def convolve(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _convolve_group(x, weight):
-    """One matmul per kernel tap."""
+    """One matmul with the windows under every kernel tap as rows."""
     n, cin, frames, bands = x.shape
     cout, _, kh, kw = weight.shape
-    padded = np.pad(x, ((0, 0), (0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2)))
-    taps = weight.transpose(2, 3, 0, 1).copy()  # BLAS wants rows of a matrix side by side
-    y = np.zeros((n, cout, frames * bands), x.dtype)
-    for i in range(kh):
-        for j in range(kw):
-            y += taps[i, j] @ padded[:, :, i : i + frames, j : j + bands].reshape(n, cin, -1)
+    padded = np.pad(x, ((0, 0), (0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2))) if kh * kw > 1 else x
+    taps = np.lib.stride_tricks.sliding_window_view(padded, (frames, bands), axis=(2, 3))  # (n, cin, kh, kw, ...)
+    y = weight.reshape(cout, -1) @ taps.reshape(n, cin * kh * kw, frames * bands)
     return y.reshape(n, cout, frames, bands)
 
 

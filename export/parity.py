@@ -1,5 +1,6 @@
 """Does every form of a net say the same? Runs files in their engines and holds the logits against a reference."""
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from export import int8
 
+LITERT, TENSORFLOW = "ai_edge_litert.interpreter", "tensorflow.lite.python.interpreter"
 MICRO_ARENA_BYTES = 8 << 20  # more than any of our nets needs
 ENGINE_STEPS = 2.25  # of the logits' int8 grid
 
@@ -20,12 +22,19 @@ def run_onnx(data: bytes, patches: np.ndarray) -> np.ndarray:
     return np.stack([session.run(None, {name: patch[None]})[0].ravel() for patch in np.asarray(patches, np.float32)])
 
 
-def run_tflite(data: bytes, patches: np.ndarray, reference: bool = False) -> np.ndarray:
-    """A .tflite file's bytes, patches -> (n, n_classes) float32 logits, by LiteRT: XNNPACK or its reference kernels."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+def has_tensorflow() -> bool:
+    """Whether tensorflow is installed, whose interpreter is built apart from LiteRT's."""
+    return importlib.util.find_spec("tensorflow") is not None
 
-    resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
-    interpreter = Interpreter(model_content=data, experimental_op_resolver_type=resolver)
+
+def run_tflite(data: bytes, patches: np.ndarray, reference: bool = False, package: str = LITERT) -> np.ndarray:
+    """A .tflite file's bytes, patches -> (n, n_classes) float32 logits, by XNNPACK or the reference kernels.
+
+    package: LITERT or TENSORFLOW.
+    """
+    engine = importlib.import_module(package)
+    resolver = engine.OpResolverType.BUILTIN_REF if reference else engine.OpResolverType.AUTO
+    interpreter = engine.Interpreter(model_content=data, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
     logits = []

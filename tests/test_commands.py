@@ -128,6 +128,34 @@ def test_every_fold_held_out_once(sounds, cache, tmp_path):
     halves = [json.loads((tmp_path / f"fold{k}" / "evaluation.json").read_text()) for k in (1, 2)]
     hits = [np.trace(half["PROD"]["onnx"]["confusion"]) for half in halves]
     assert rows["PROD"]["onnx"]["n"] == 16 and rows["PROD"]["onnx"]["accuracy"] == sum(hits) / 16
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("fold*/*/*")}
+    again = run("compress.folds", *args)
+    assert again.returncode == 0 and again.stdout.count("is done") == 2 and "trained in" not in again.stdout
+    assert again.stdout.splitlines()[2:] == result.stdout.splitlines()[-len(again.stdout.splitlines()) + 2 :]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("fold*/*/*")} == files
+
+
+def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
+    from compress import cnn7, folds
+
+    args = folds._arguments(["--budget", "48kb", "--data", str(tmp_path), "--runs", str(tmp_path), "--qat-epochs", "2"])
+    (command,) = map(cnn7.arguments, folds._calls(args, [1]))
+    assert (command.qat_epochs, command.out.name) == (2, "bundle-qat")
+    command.out.mkdir(parents=True)
+    (command.out / "bundle.json").write_text("{}")
+    assert not cnn7.is_finished(command)
+    cnn7.evaluation_path(command).write_text("{}")
+    assert not cnn7.is_finished(command)
+    cnn7.finished_path(command).write_text(json.dumps(cnn7.identity(command)))
+    assert cnn7.is_finished(command)
+    for change in ({"seed": 1}, {"epochs": 7}, {"qat_epochs": 3}, {"budget": "64kb"}, {"data": tmp_path / "other"}):
+        before = {name: getattr(command, name) for name in change}
+        vars(command).update(change)
+        assert not cnn7.is_finished(command), change
+        vars(command).update(before)
+    for damage in ("", "[]", '{"seed": 0}'):
+        cnn7.finished_path(command).write_text(damage)
+        assert not cnn7.is_finished(command)
 
 
 @pytest.mark.parametrize(

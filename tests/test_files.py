@@ -90,6 +90,17 @@ def test_tflite_obeys_the_schema(wide):
         assert grid is None or grid.ScaleLength() == grid.ZeroPointLength() in (1, graph.Tensors(i).Shape(0))
 
 
+def test_tflite_passes_flatbuffers_own_verifier(wide):
+    """LiteRT runs it over what it opens: every offset, length and alignment. Here it says no where one is off."""
+    data = bytearray(tflite_bytes(wide))
+    Interpreter(model_content=bytes(data))
+    root = int.from_bytes(data[:4], "little")
+    for wrong in (root + 1, root + len(data)):  # misaligned, outside
+        data[:4] = wrong.to_bytes(4, "little")
+        with pytest.raises(ValueError, match="not a valid Flatbuffer"):
+            Interpreter(model_content=bytes(data))
+
+
 def test_tflite_states_every_shape(wide):
     """tflite-micro trusts them and XNNPACK skips what has none: each output has the shape that its operator makes."""
     graph = schema.Model.GetRootAs(tflite_bytes(wide), 0).Subgraphs(0)
