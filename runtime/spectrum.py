@@ -16,7 +16,8 @@ FLOOR_GAMMATONE = 1e-12  # -120 dB: Ellis divides by n_fft, which takes quiet ro
 FFT_FRAMES = 8  # frames per FFT call: frames and spectra, 1 MB, stay in the cache
 # A float32 FFT's rounding is noise in all bins, 2^-24 of a frame's norm, and lines, 2^-24 of its highest peak. Where a
 # band's mean magnitude is not this many times as much, the frame's FFT is made in float64. Sums of magnitudes keep the
-# noise, sums of powers only the lines. With these factors no band was off by more than 0.001 dB (benchmarks.frontend).
+# noise, sums of powers only the lines. With these factors no band of the sounds in benchmarks.frontend was off by more
+# than 0.001 dB.
 MARGIN_NORM, MARGIN_PEAK = 15000.0, 1000.0
 _NONE = np.zeros(0, int)
 JUDGED_DB = 81  # what lies farther below a frame's loudest band may be off
