@@ -23,6 +23,7 @@ from devices.latency import WARM_UP, Open, check, measure, open_model, open_net
 from devices.size import ModelSize, conventions, read_model
 from devices.text import markdown, report_text
 from runtime import command
+from runtime.bundle import DEFAULT
 from runtime.files import write_text
 
 __all__ = ["report_dict", "report_text"]
@@ -183,7 +184,13 @@ def _names(given: Sequence[str] | None) -> list[str]:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m devices.report", description="Which boards carry it, and why not.")
-    parser.add_argument("path", metavar="BUNDLE|MODEL", help="a bundle folder, a .tflite or an .onnx file")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        default=str(DEFAULT),
+        metavar="BUNDLE|MODEL",
+        help="a bundle folder, a .tflite or an .onnx file (default: the bundle that ships)",
+    )
     parser.add_argument("--device", nargs="+", action="extend", metavar="NAME",
                         help=f"here (this machine), all, a .toml file, or of {', '.join(profile.names())}")  # fmt: skip
     output = parser.add_mutually_exclusive_group()

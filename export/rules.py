@@ -84,7 +84,7 @@ def levels_of(bundle: Bundle, clips: Sequence[Clip], cache: Path = CACHE) -> Lev
 
 def store(bundle: Bundle, temperatures: Sequence[float], rules: Rules, levels: Levels, figures: dict[str, Any]) -> None:
     """Write what was learned into the bundle's folder, all of it or nothing; its model files stay as they are."""
-    folder = bundle.folder
+    folder = bundle.folder.resolve()
     with np.load(folder / "golden.npz", allow_pickle=False) as golden:
         samples = golden["samples"]
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")

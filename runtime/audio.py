@@ -25,7 +25,7 @@ MIN_SR, MAX_SR = 4_000, 384_000  # Hz: what lies outside is a broken header, not
 MAX_CHANNELS = 32
 LIMIT = 1e4  # full scale is 1: what is 80 dB above it is a broken driver, and would drown all that follows
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
-INSTALL = "pip install tinyear[audio]"
+INSTALL = "pip install 'tinyear[audio]'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,14 +259,18 @@ def stdin_blocks(sr: int, fmt: str = "s16le", stream: BinaryIO | None = None, bl
     check_sr(sr, "standard input")
     if fmt not in BYTES:
         raise AudioError(f"standard input: format {fmt!r} is not one of {', '.join(BYTES)}")
+    if stream is None and sys.stdin is None:
+        raise AudioError("standard input is closed: pipe raw samples into it")
     return Source(sr, _pipe(stream or sys.stdin.buffer, fmt, n_block(block_s, sr)))
 
 
 def _pipe(stream: BinaryIO, fmt: str, n_samples: int) -> Iterator[np.ndarray]:
-    rest, n_read = b"", 0
+    rest, n_read, start = b"", 0, b""
     read_some = getattr(stream, "read1", stream.read)  # read1: do not wait for a full block
     while raw := read_some(n_samples * BYTES[fmt]):
         n_read += len(raw)
+        if len(start) < 4 and (start := (start + raw)[:4]) == b"RIFF":
+            raise AudioError("standard input holds a WAV file, not raw samples: arecord -t raw, or --wav FILE")
         raw = rest + raw
         n_whole = len(raw) // BYTES[fmt] * BYTES[fmt]
         rest = raw[n_whole:]

@@ -26,6 +26,7 @@ FORMAT = 1
 BUNDLES = Path(__file__).parent / "bundles"
 DEFAULT = BUNDLES / "esc10"
 MAX_GOLDEN_BYTES = 32 << 20
+MAX_NAME = 200  # characters of a label: they are printed, and must not steer a terminal
 # Of a probability: engines round some int8 logits a step or two apart (tflite-runtime: 0.018); a wrong file is far off.
 CHECK_BOUND = 0.06
 
@@ -147,6 +148,9 @@ class Bundle:
         named = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
         if not named or len(set(labels)) != len(labels):
             raise ValueError("labels are not a list of different names")
+        names = [*labels, *(str(member["name"]) for member in values["members"])]
+        if not all(1 <= len(name) <= MAX_NAME and name.isprintable() for name in names):
+            raise ValueError(f"a label or a member's name is not 1 to {MAX_NAME} printable characters")
         if values["fuse"] not in fusion.FUSIONS:
             raise ValueError(f"fuse {values['fuse']!r} is not one of {', '.join(fusion.FUSIONS)}")
         members = [Member(folder, member, values["patch"]) for member in values["members"]]
@@ -311,8 +315,18 @@ def main(argv: list[str] | None = None) -> int:
                 f"{m.name} ({m.frontend.kind}, {m.files[bundle.format]['bytes']} bytes)" for m in bundle.members
             )
             print(
-                f"{bundle.folder}: {names}; {bundle.fuse} of {len(bundle.labels)} classes: {', '.join(bundle.labels)}"
+                f"{bundle.folder}: {names}; {bundle.fuse} of {len(bundle.labels)} classes; {bundle.sr} Hz, "
+                f"window {bundle.window_s:g} s, hop {bundle.hop_s:g} s"
             )
+            for label in bundle.labels:
+                known = label in bundle.rules.on
+                print(
+                    f"  {label:<20} on at {bundle.rules.on[label]:.3f}, off below {bundle.rules.off[label]:.3f}"
+                    if known
+                    else f"  {label:<20} never reported"
+                )
+            spans = ("smooth_s", "min_s", "cooldown_s")
+            print("  " + ", ".join(f"{name} {getattr(bundle.rules, name):g}" for name in spans))
     return 0
 
 

@@ -84,7 +84,7 @@ class Clips(Output):
     def event(self, event: Event) -> None:
         at = round(event.start_s * self.sr)
         if event.end_s is None:
-            start = max(0, at - self._around, self._n - len(self._ring))
+            start = max(0, at - self._around, self._n - len(self._ring) + self.sr)  # a second may come before the cut
             self._lasting.append(_Clip(event, start, start + self._longest))
             return
         for clip in self._lasting:

@@ -15,6 +15,9 @@ def run(main: Callable[[], Any], stopped: str = "stopped") -> NoReturn:
     stopped: what to say on Ctrl-C. A reader that closes the pipe, such as `head`, has what it wanted: that is no error.
     """
     code: int | None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us: a file opened next would take its number
+            setattr(sys, name, open(os.devnull, "w"))
     try:
         try:
             code = main()

@@ -12,6 +12,7 @@ is no decision.
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Decision:
     silent: bool = False
     member_scores: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
-    def to_json(self, **more: str) -> str:
+    def to_json(self, **more: Any) -> str:
         """One line of JSON, with what else there is to say."""
         values = dataclasses.asdict(self)
         del values["member_scores"]
@@ -172,7 +173,7 @@ def _level_watch(bundle: Bundle) -> LevelWatch | None:
     if not bundle.levels:
         return None
     frontend = next(member.frontend for member in bundle.members if member.name == bundle.levels.member)
-    return LevelWatch(bundle.levels, frontend.sr / frontend.hop_length)
+    return LevelWatch(bundle.levels, frontend)
 
 
 def offline(

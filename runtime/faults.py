@@ -11,7 +11,7 @@ _WORDS = {
     "bad_bursts": "bursts of broken values",
     "bad_samples": "NaN, infinite or absurd samples",
     "clipped_samples": "clipped samples: the input is too loud",
-    "silent_samples": "samples of digital silence: is the microphone muted?",
+    "silent_samples": "samples of digital silence: nothing was recorded, or a microphone is muted",
     "missing_samples": "samples missing at the end: the file was cut off",
 }
 

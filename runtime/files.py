@@ -1,5 +1,6 @@
 """Files on disk, careful both ways: written whole or not at all, and JSON from strangers ends in one line."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -10,8 +11,13 @@ MAX_JSON_BYTES = 32 << 20
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """write(partial path), then rename: the file is there whole or not at all."""
-    path = Path(path)
+    """write(partial path), then rename: the file is there whole or not at all. A link stays one; a device is written to."""
+    path = Path(path).resolve()
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, wanted a file", str(path))
+    if path.exists() and not path.is_file():  # renaming would put a file in the place of /dev/full
+        write(path)
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(partial)

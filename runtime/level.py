@@ -4,11 +4,14 @@ The dB reference is fixed: a microphone much quieter than the training recording
 """
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from runtime.frontend import Frontend
 
 CLIP_S = 5.0  # the training recordings' usual length
 MEMORY_CLIPS = 12  # a minute
@@ -66,9 +69,10 @@ def clip_level(static: np.ndarray) -> np.ndarray:
 class LevelWatch:
     """A stream's levels over the last minute against those of the training recordings."""
 
-    def __init__(self, levels: Levels, frames_per_s: float) -> None:
-        self.levels = levels
-        self._n_frames = round(CLIP_S * frames_per_s)
+    def __init__(self, levels: Levels, frontend: Frontend) -> None:
+        self.levels, self.frontend = levels, frontend
+        self.source_sr = frontend.sr  # bands above what a source of that rate can hold do not count
+        self._n_frames = round(CLIP_S * frontend.sr / frontend.hop_length)
         self._heard: list[np.ndarray] = []
         self._n_heard = 0
         self._clips: deque[np.ndarray] = deque(maxlen=MEMORY_CLIPS)
@@ -83,15 +87,20 @@ class LevelWatch:
             self._heard, self._n_heard = [], 0
 
     def gain_db(self) -> float | None:
-        """The gain that would lift the loudest of the last minute to the middle of the training recordings', None so far."""
+        """0 where the last minute's level lies among the training recordings', else what takes it to their middle.
+
+        Too loud: the loudest five seconds exceed nearly all of them; too quiet: they stay below. None before five seconds.
+        """
         if not self._clips:
             return None
-        return float(np.median(self.levels.mid_db - self._loudest()))
+        if self._above_db() <= 0 and self._below_db() <= 0:
+            return 0.0
+        return self._median(self.levels.mid_db - self._loudest())
 
     def warning(self) -> str:
         """What is wrong with the level, once; "" if nothing is, or it was said before."""
-        too_loud_db = float(np.median(self._loudest() - self.levels.high_db)) if self._clips else 0.0
-        too_quiet_db = float(np.median(self.levels.low_db - self._loudest())) if self._is_full() else 0.0
+        too_loud_db = self._above_db() if self._clips else 0.0
+        too_quiet_db = self._below_db() if self._is_full() else 0.0
         if max(too_loud_db, too_quiet_db) <= 0:
             return ""
         how = "loud" if too_loud_db > 0 else "quiet"
@@ -99,12 +108,22 @@ class LevelWatch:
             return ""
         self._said = how
         if how == "loud":
-            db = f"{too_loud_db:.0f}"
-            return f"{db} dB louder than nearly all training recordings: move back, or --gain-db -{db}"
+            db = math.ceil(too_loud_db)
+            return f"{db} dB louder than nearly all training recordings: move back, or lower --gain-db by {db}"
         return (
-            f"for a minute {too_quiet_db:.0f} dB quieter than nearly all training recordings: "
+            f"for a minute {math.ceil(too_quiet_db)} dB quieter than nearly all training recordings: "
             "unless nothing sounded, come closer or see --calibrate"
         )
+
+    def _above_db(self) -> float:
+        return self._median(self._loudest() - self.levels.high_db)
+
+    def _below_db(self) -> float:
+        return self._median(self.levels.low_db - self._loudest())
+
+    def _median(self, per_band_db: np.ndarray) -> float:
+        n = len(per_band_db) - self.frontend.n_above(self.source_sr)
+        return float(np.median(per_band_db[: max(1, n)]))
 
     def _is_full(self) -> bool:
         return len(self._clips) == MEMORY_CLIPS

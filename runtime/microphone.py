@@ -15,6 +15,7 @@ import numpy as np
 from runtime.audio import INSTALL, AudioError, Gap, Source, check_sr, n_block
 from runtime.faults import Faults
 
+NONE_HERE = "no microphone here: plug one in, or pipe into --stdin"
 RING_S = 10.0  # sound that may wait; then the oldest gives way
 QUIET_S = 3.0  # a device that delivers nothing for so long is gone
 RETRY_S = 1.0
@@ -71,9 +72,11 @@ class Microphone:
     def open(self) -> None:
         """Raises AudioError where PortAudio, the device, the channel or the rate is not to be had."""
         sounddevice = _sounddevice()
+        if not any(device["max_input_channels"] for device in sounddevice.query_devices()):
+            raise AudioError(NONE_HERE)
         try:
             facts = sounddevice.query_devices(self.device, "input")
-            self.sr = int(self.wanted_sr or facts["default_samplerate"])
+            self.sr = int(facts["default_samplerate"] if self.wanted_sr is None else self.wanted_sr)
             check_sr(self.sr, "the device")
             if self.channel > facts["max_input_channels"]:
                 raise AudioError(f"channel {self.channel}: the microphone has {facts['max_input_channels']}")
@@ -88,7 +91,7 @@ class Microphone:
             self.close()
             if isinstance(error, AudioError):
                 raise
-            raise AudioError(f"no microphone ({error}): `--list` shows what there is") from error
+            raise AudioError(f"this microphone is not to be had ({error}): `--list` shows what there is") from error
 
     def close(self) -> None:
         if self._stream:
@@ -200,7 +203,7 @@ def list_devices() -> str:
     devices = list(enumerate(_sounddevice().query_devices()))
     inputs = [(i, d) for i, d in devices if d["max_input_channels"] > 0]
     if not inputs:
-        raise AudioError("no microphone here: plug one in, or pipe into --stdin")
+        raise AudioError(NONE_HERE)
     return "\n".join(
         f"{i:3d}  {d['name']}  ({d['max_input_channels']} channels, {d['default_samplerate']:.0f} Hz)"
         for i, d in inputs

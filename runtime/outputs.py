@@ -16,6 +16,7 @@ import dataclasses
 import io
 import json
 import os
+import stat
 import sys
 import threading
 import time
@@ -180,7 +181,7 @@ class FileOutput(Output):
 
     def __init__(self, path: Path, say: Say = to_stderr, close_s: float = CLOSE_S) -> None:
         super().__init__(str(path), say, close_s)
-        self.path = path
+        self.path, self._is_new = path, True  # a pipe has no size that would tell
         if path.is_dir() or not path.parent.is_dir():
             raise OutputError(f"{path} cannot be written: give a file's path in a folder that exists")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -196,7 +197,9 @@ class FileOutput(Output):
     def deliver(self, job: Event) -> None:
         with self.path.open("ab", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            text = self.line(job) if size else self.header() + self.line(job)
+            is_new = not size and (self._is_new or stat.S_ISREG(os.fstat(file.fileno()).st_mode))
+            self._is_new = False
+            text = self.header() + self.line(job) if is_new else self.line(job)
             if size and not _ends_a_line(self.path, size):
                 text = "\n" + text  # the last run was cut off within a line
             data = text.encode(errors="backslashreplace")

@@ -64,7 +64,7 @@ class Mqtt(Output):
             from paho.mqtt.client import Client
             from paho.mqtt.enums import CallbackAPIVersion
         except ImportError as error:
-            raise OutputError("--mqtt needs paho-mqtt 2: pip install tinyear[events]") from error
+            raise OutputError("--mqtt needs paho-mqtt 2: pip install 'tinyear[events]'") from error
         client = Client(CallbackAPIVersion.VERSION2)
         password = unquote(parts.password) if parts.password else os.environ.get(PASSWORD)
         if parts.username:
@@ -243,8 +243,8 @@ def _split(url: str, schemes: tuple[str, ...], flag: str) -> SplitResult:
         raise OutputError(f"{wanted} (the host or the port cannot be read)") from error
     if parts.scheme not in schemes or not parts.hostname or port == 0:
         raise OutputError(f"{wanted}, not a URL of {parts.scheme or 'no scheme'} without a host or with another scheme")
-    if not url.isprintable() or " " in url:
-        raise OutputError(f"{wanted}, without spaces")
+    if not url.isprintable() or " " in url or not (parts.path + parts.query).isascii():
+        raise OutputError(f"{wanted}, without spaces; other signs than ASCII as %XX")
     if parts.fragment or (parts.query and schemes[0] == "mqtt"):
         raise OutputError(f"{wanted}, without ? and #")
     return parts

@@ -84,7 +84,7 @@ def score(
     source = audio.blocks(stream)
     total_s = audio.header(stream).n_frames / source.sr
     events, cpu_s = _listen(live, source, total_s)
-    duration_s = total_s - source.faults.missing_samples / source.sr
+    duration_s = total_s
     known = [label for label in labels if label.event_label in bundle.labels]
     matched = match([event for event in events if event.end_s is None], labels, tolerance_s)
     n_wrong = sum(n for (truth, said), n in matched["confusion"].items() if said not in (truth, None))

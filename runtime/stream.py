@@ -5,7 +5,8 @@ import dataclasses
 import datetime
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +42,8 @@ def decisions(
 ) -> Iterator[Decision]:
     """A source of any rate -> decisions as they fall due; the last ones when it ends."""
     conditioner = conditioner or Conditioner(source.sr, stream.bundle.sr, source.faults)
+    if stream.levels:
+        stream.levels.source_sr = source.sr
 
     def hear(samples: np.ndarray) -> list[Decision]:
         for tap in taps:
@@ -67,7 +70,9 @@ class _Session:
         self.args, self.bundle, self.say = args, bundle, voice
         self.is_live = not args.wav
         self.file: str | None = None
+        self.rules = options.rules(args, bundle)
         self.meter = Meter(bundle.sr)
+        self._last: deque[str] = deque(maxlen=20)
         self.view = View(bundle) if args.view else None
         if self.view:
             voice.to = self.view.say
@@ -78,26 +83,31 @@ class _Session:
         self.file = path.name if path else None
         stream = Stream(self.bundle, self.args.window, self.args.hop)
         conditioner = Conditioner(source.sr, self.bundle.sr, source.faults, self.args.gain_db, self.args.dc_block)
-        detector = Detector(self.bundle.labels, self.bundle.rules)
-        n = 0
+        detector, n = Detector(self.bundle.labels, self.rules), 0
+        ends = _EndsAtGaps(stream.hop, lambda: self._send(detector.flush(), source.faults))
         try:
-            for decision in decisions(source, stream, conditioner, [self.meter, *self.outputs]):
+            for decision in decisions(source, stream, conditioner, [self.meter, ends, *self.outputs]):
                 n += 1
                 source.faults.late_windows += source.backlog_s() * self.bundle.sr > stream.hop
                 self._send(detector.feed(decision), source.faults)
                 self._show(decision, detector, source.faults)
                 if stream.levels and (warning := stream.levels.warning()):
                     self.say(warning)
+            if not n and path and not self.args.duty:
+                conditioner = Conditioner(source.sr, self.bundle.sr, Faults(), self.args.gain_db, self.args.dc_block)
+                n, decision = 1, _whole_clip(self.bundle, path, conditioner)
+                self._send(detector.feed(decision), source.faults)
+                self._show(decision, detector, source.faults)
+                self.say(f"{path} is shorter than one patch: looped, one decision for the whole of it")
         finally:
-            self._send(detector.flush(), source.faults)
-            for output in self.outputs:
-                output.reset()
+            try:
+                self._send(detector.flush(), source.faults)
+            finally:
+                for output in self.outputs:
+                    output.reset()
             for sentence in source.faults.sentences():
                 self.say(sentence)
-        if not n and path:
-            self._show(_whole_clip(self.bundle, path), detector, source.faults)
-            self.say(f"{path} is shorter than one patch: looped, one decision for the whole of it")
-        elif not n:
+        if not n:
             self.say(f"no decision: the first one takes {_first_s(self.bundle):.1f} s of sound")
 
     def _show(self, decision: Decision, detector: Detector, faults: Faults) -> None:
@@ -105,27 +115,47 @@ class _Session:
             self.view.show(decision, detector.heard, *self.meter.read(), faults)
         else:
             more = {"file": self.file} if self.file and self.args.wav.is_dir() else {}
-            _print(decision.to_json(**more) if self.args.jsonl else _line(decision))
+            is_json = self.args.jsonl
+            _print(decision.to_json(heard=detector.heard, **more) if is_json else _line(decision, detector.heard))
 
     def _send(self, events: list[Event], faults: Faults) -> None:
         faults.unsent = {output.name: output.unsent for output in self.outputs}
-        for event in events:
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds") if self.is_live else None
-            event = dataclasses.replace(event, time=now, file=self.file, faults=faults.counts())
-            for output in self.outputs:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds") if self.is_live else None
+        events = [dataclasses.replace(e, time=now, file=self.file, faults=faults.counts()) for e in events]
+        for output in self.outputs:
+            for event in events:
                 output.event(event)
-            if not self.args.jsonl and not self.view:
-                _print(_event_line(event))
+        lines = [_event_line(event) for event in events]
+        self._last += lines
+        if not self.args.jsonl and not self.view:
+            for line in lines:  # last: a closed pipe must not keep events from the outputs
+                _print(line)
 
     def close(self) -> None:
         """Let the outputs send what waits, and say what they could not."""
         if self.view:
             self.view.close()
             self.say.to = to_stderr
+            for line in self._last:  # the picture is gone
+                _print(line)
         close_outputs(self.outputs)
         for output in self.outputs:
             if output.unsent:
                 self.say(f"{output.name} {output.target}: {output.unsent} events never left")
+
+
+class _EndsAtGaps:
+    """A tap that ends the events that last when the sound stops for longer than a hop: nobody hears them go on."""
+
+    def __init__(self, hop: int, end: Callable[[], None]) -> None:
+        self._hop, self._end = hop, end
+
+    def sound(self, samples: np.ndarray) -> None:
+        """Nothing ends while there is sound."""
+
+    def skip(self, n_samples: int) -> None:
+        if n_samples > self._hop:
+            self._end()
 
 
 class _Voice:
@@ -154,17 +184,27 @@ def main(argv: list[str] | None = None) -> int:
     if args.calibrate:
         print(_calibrate(source, Stream(bundle), args.calibrate))
         return 0
-    session = _Session(args, bundle, voice)
+    if args.duty and args.duty[0] < _first_s(bundle):
+        raise ValueError(
+            f"--duty {args.duty[0]:g}/{args.duty[1]:g}: a decision takes {_first_s(bundle):.1f} s of sound"
+        )
+    session, code = _Session(args, bundle, voice), 0
     try:
         for number, path in enumerate(paths):
             if len(paths) > 1:
-                voice(f"{path}:")
-            session.run(source if not number else options.source(args, path, voice), path)
+                (voice if args.jsonl or args.view else _print)(f"{path}:")
+            try:
+                session.run(source if not number else options.source(args, path, voice), path)
+            except audio.AudioError as error:
+                if len(paths) == 1:
+                    raise
+                voice(f"error: {error}")  # the others of the folder shall be heard
+                code = 1
     except KeyboardInterrupt:
         voice("stopped")
     finally:
         session.close()
-    return 0
+    return code
 
 
 def _calibrate(source: audio.Source, stream: Stream, listen_s: float) -> str:
@@ -177,6 +217,8 @@ def _calibrate(source: audio.Source, stream: Stream, listen_s: float) -> str:
     gain_db = stream.levels.gain_db()
     if gain_db is None:
         raise ValueError(f"too little sound to tell its level: {CLIP_S:.0f} s at least")
+    if not gain_db:
+        to_stderr("the level lies within that of the training recordings: no gain is needed")
     return f"--gain-db {np.clip(gain_db, -MAX_GAIN_DB, MAX_GAIN_DB):.0f}"
 
 
@@ -197,12 +239,10 @@ def _greeting(bundle: Bundle, sr: int) -> str:
     )
 
 
-def _whole_clip(bundle: Bundle, path: Path) -> Decision:
+def _whole_clip(bundle: Bundle, path: Path, conditioner: Conditioner) -> Decision:
     """The decision on a recording that is too short for a stream, looped."""
-    wave, sr = audio.read(path)
-    mono, _ = audio.sanitize(audio.to_mono(wave))
-    resampler = audio.Resampler(sr, bundle.sr)
-    mono = np.concatenate([resampler.feed(mono), resampler.flush()])
+    mono = audio.to_mono(audio.read(path)[0])
+    mono = np.concatenate([conditioner.feed(mono), conditioner.flush()])
     if not len(mono):
         raise ValueError(f"{path} holds too few samples to say anything")
     return whole_clip(bundle, mono)
@@ -217,12 +257,14 @@ def _print(line: str) -> None:
         raise OSError(f"standard output cannot be written ({error.strerror}): free the disk") from error
 
 
-def _line(decision: Decision) -> str:
+def _line(decision: Decision, heard: list[str]) -> str:
+    """heard: labels of the events that last; a decision has a likeliest class even where none of them is sure."""
     if decision.silent:
         return f"{decision.end_s:8.2f} s  (silence)"
     opinions = "  ".join(f"{name} {label} {p:.2f}" for name, (label, p) in decision.members.items())
-    bar = "#" * round(20 * decision.p)
-    return f"{decision.end_s:8.2f} s  {decision.label:<16} {decision.p:.2f} {bar:<20}  {opinions}"
+    bar = ("#" if heard else ".") * round(20 * decision.p)
+    known = "" if heard else "  nothing known"
+    return f"{decision.end_s:8.2f} s  {decision.label:<16} {decision.p:.2f} {bar:<20}  {opinions}{known}"
 
 
 def _event_line(event: Event) -> str:

@@ -98,6 +98,6 @@ def decode(raw: bytes, fmt: str) -> np.ndarray:
         wide[:, 1:] = np.frombuffer(raw, np.uint8).reshape(-1, 3)
         return decode(wide.tobytes(), "s32le")
     samples = np.frombuffer(raw, f"<{fmt[0].replace('s', 'i')}{BYTES[fmt]}")
-    with np.errstate(over="ignore"):  # 1e300 becomes inf: sanitize() counts it
+    with np.errstate(over="ignore", invalid="ignore"):  # 1e300 becomes inf: sanitize() counts it
         wave = samples.astype(np.float32)
     return wave if fmt[0] == "f" else wave / 2.0 ** (8 * BYTES[fmt] - 1)

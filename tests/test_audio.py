@@ -64,7 +64,7 @@ def test_without_the_audio_extra(tmp_path, monkeypatch):
     assert len(read(tmp_path / "a.wav")[0]) == 100
     assert len(Resampler(8000, 8000).feed(noise(100))) == 100
     for call in (lambda: read(tmp_path / "a.flac"), lambda: Resampler(8000, 44100)):
-        with pytest.raises(AudioError, match=r"pip install tinyear\[audio\]"):
+        with pytest.raises(AudioError, match=r"pip install 'tinyear\[audio\]'"):
             call()
 
 

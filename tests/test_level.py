@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from runtime.bundle import Bundle, BundleError
+from runtime.frontend import Frontend
 from runtime.level import Levels, LevelWatch
 
 BANDS = {"mel": 3, "cqt": 2}
@@ -59,7 +60,7 @@ def test_a_bundle_checks_its_levels(small_bundle, tmp_path):
 
 def watch_of(quietest_db, middle_db, loudest_db):
     tables = (tuple([db] * 3) for db in (quietest_db, middle_db, loudest_db))
-    return LevelWatch(Levels("mel", *tables), frames_per_s=10)
+    return LevelWatch(Levels("mel", *tables), Frontend("mel", sr=8000, hop_length=800, n_bands=3))
 
 
 def clips(db, n, rng=None):
@@ -68,13 +69,21 @@ def clips(db, n, rng=None):
     return [np.where(rng.uniform(size=(3, 50)) < 0.1, db, db - 20).astype(np.float32) for _ in range(n)]
 
 
-@pytest.mark.parametrize("gain_db", [-30, -8, 0, 25])
+@pytest.mark.parametrize("gain_db", [-30, -21, 0, 25])
 def test_the_proposed_gain_undoes_a_gain(gain_db):
     watch = watch_of(-60, -40, -20)
     assert watch.gain_db() is None
     for static in clips(-40 + gain_db, 3):
         watch.feed(static)
     assert watch.gain_db() == pytest.approx(-gain_db, abs=0.01)
+
+
+@pytest.mark.parametrize("gain_db", [-19, -8, 0, 12, 19])
+def test_no_gain_is_proposed_within_the_range(gain_db):
+    watch = watch_of(-60, -40, -20)
+    for static in clips(-40 + gain_db, 3):
+        watch.feed(static)
+    assert watch.gain_db() == 0
 
 
 def test_quiet_is_said_once_after_a_minute_and_loud_at_once():

@@ -170,7 +170,7 @@ def test_list_names_what_can_be_heard(portaudio):
 
 def test_without_the_audio_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(AudioError, match=r"pip install tinyear\[audio\]"):
+    with pytest.raises(AudioError, match=r"pip install 'tinyear\[audio\]'"):
         microphone()
 
 

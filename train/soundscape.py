@@ -195,9 +195,12 @@ def main(argv=None):
     clips = split(dataset, args.fold)[1 if args.fold else 0]
     pieces = soundscape(clips, args.minutes, args.seed, args.noise, args.noise_db, args.snr)
     labels = write(args.out, pieces, args.minutes * 60)
+    if not labels:
+        raise DataError(f"--minutes {args.minutes:g}: no sound fits between the pauses, choose 1 or more")
     n_classes = len({label.event_label for label in labels})
     print(f"{args.out}: {args.minutes:g} min, {len(labels)} sounds of {n_classes} classes; {labels_path(args.out)}")
     print(f"next: python -m runtime.score {args.out} {labels_path(args.out)}")
+    print("a bundle that was trained on these recordings hears them too well: name the fold it held out, --fold")
 
 
 def _arguments(argv):
