@@ -1,6 +1,5 @@
 """From recordings to a finished run: features, training, scores, pictures, files."""
 
-import dataclasses
 import sys
 from importlib.metadata import version
 from pathlib import Path
