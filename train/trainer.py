@@ -30,6 +30,7 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     torch.manual_seed(recipe.seed)
     model = MODELS[model_name](n_classes=len(dataset.labels), **kwargs)
     run = Run(model_name, model, frontend, patch, dataset.labels, mean, std, {})
+    _check_patch(run)
     targets = [dataset.labels.index(clip.label) for clip in train_clips]
     identity = [frontend.to_json(), patch.to_json(), [clip.path.name for clip in train_clips], targets]
 
@@ -61,6 +62,17 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     run.save(folder)
     write_atomic(folder / "curves.png", lambda path: scores.plot_curves(path, history))
     return run, log_p
+
+
+def _check_patch(run):
+    """Raises ValueError for patches that the net's pools would shrink to nothing."""
+    planes, bands = run.mean.shape
+    try:
+        with torch.no_grad():
+            run.model.eval()(torch.zeros(1, planes, run.patch.n_frames, bands))
+    except RuntimeError as error:
+        size = f"{planes} planes of {run.patch.n_frames} frames and {bands} bands"
+        raise ValueError(f"{run.name} cannot hear patches of {size} ({error}): choose more frames or bands") from error
 
 
 def _opinion(teachers):
