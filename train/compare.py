@@ -12,8 +12,9 @@ from torch import nn
 
 from runtime import command
 from runtime.files import write_atomic, write_text
-from train.results import accuracy_and_loss, by_member, load_results, pooled
+from train.results import by_member, load_results, pooled
 from train.run import load_run
+from train.scores import accuracy_and_loss
 
 
 def macs(model, in_shape):

@@ -14,7 +14,8 @@ import numpy as np
 from runtime import command
 from runtime.files import write_text
 from runtime.fusion import FUSIONS
-from train.results import accuracy_and_loss, by_member, load_results, pooled
+from train.results import by_member, load_results, pooled
+from train.scores import accuracy_and_loss
 
 MAX_MEMBERS = 10  # 1023 combinations
 ORDER = ("mean", "prod", "max")

@@ -69,12 +69,6 @@ def pooled(results):
     return np.concatenate([r.truth for r in results]), np.concatenate([r.log_p for r in results])
 
 
-def accuracy_and_loss(truth, log_p):
-    """-> {"accuracy", "log_loss", "n"}."""
-    hits, said = log_p.argmax(axis=1) == truth, log_p[np.arange(len(truth)), truth]
-    return {"accuracy": float(hits.mean()), "log_loss": float(-said.mean()), "n": len(truth)}
-
-
 def _load(folder):
     path = folder / "meta.json"
     if not path.is_file():

@@ -10,6 +10,12 @@ from runtime.files import write_atomic
 PREDICTIONS = "predictions.npz"
 
 
+def accuracy_and_loss(truth, log_p):
+    """(clips,) class indices, (clips, classes) log probabilities -> {"accuracy", "log_loss", "n"}."""
+    hits, said = log_p.argmax(axis=1) == truth, log_p[np.arange(len(truth)), truth]
+    return {"accuracy": float(hits.mean()), "log_loss": float(-said.mean()), "n": len(truth)}
+
+
 def score(log_p, clips, labels):
     """(clips, classes) log probabilities -> {"accuracy", "log_loss", "n", "per_class", "per_device", "confusion"}."""
     truth = np.array([labels.index(clip.label) for clip in clips])
@@ -18,9 +24,7 @@ def score(log_p, clips, labels):
     np.add.at(confusion, (truth, guess), 1)
     devices = sorted({clip.device for clip in clips} - {""})
     return {
-        "accuracy": float((guess == truth).mean()),
-        "log_loss": float(-log_p[np.arange(len(truth)), truth].mean()),
-        "n": len(truth),
+        **accuracy_and_loss(truth, log_p),
         "per_class": {label: _share(guess[truth == i] == i) for i, label in enumerate(labels)},
         "per_device": {d: _share((guess == truth)[[clip.device == d for clip in clips]]) for d in devices},
         "confusion": confusion.tolist(),  # rows: truth, columns: guess
@@ -52,7 +56,7 @@ def load_predictions(folder):
     if not path.is_file():
         raise ValueError(f"{folder} holds no {PREDICTIONS}: train it with --fold, the same command again writes it")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             clips, truth, log_p = file["clips"], file["truth"], file["log_p"].astype(np.float64)
         n, n_classes = log_p.shape
         sound = clips.shape == truth.shape == (n,) and truth.dtype.kind == "i" and np.isfinite(log_p).all()
