@@ -238,6 +238,14 @@ def test_spsmf_by_a_loop(name):
     assert (low(x[..., :bands]) - high(x[..., :bands])).abs().max() > 1e-4  # two nets, not one twice
 
 
+@pytest.mark.parametrize("name, options, bands", [("crnn", {"frame_decisions": True}, 8), ("joint", {}, 8)])
+def test_gradients(name, options, bands):
+    """Of each decision's average, down to the input, in double precision."""
+    net = MODELS["strategies"](3, name, {"width": 0.04}, **options).double().eval()
+    x = torch.randn(1, 1, 8, bands, dtype=torch.double, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    assert torch.autograd.gradcheck(net, (x,), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_maps_pool_head_are_the_net(name):
     net, x = small(name), patches(name)
