@@ -89,9 +89,9 @@ def plot(path, rows):
     figure = Figure(figsize=(10, 2 + 0.3 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for i, row in enumerate(reversed(rows)):
-        axes.barh(i, 100 * row["accuracy"], color="tab:blue")
+        axes.barh(i, 100 * row["accuracy"], color="lightsteelblue")
         note = f"{row['accuracy']:.1%}, log loss {row['log_loss']:.2f}, {row['parameters'] / 1e3:,.0f}k parameters, "
-        axes.text(1, i, note + f"{row['macs'] / 1e6:,.0f} MMAC", va="center", fontsize=8, color="white")
+        axes.text(1, i, note + f"{row['macs'] / 1e6:,.0f} MMAC", va="center", fontsize=8)
     names = [f"{row['system']}: {row['spectrogram']}" for row in reversed(rows)]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_xlim(0, 100)
