@@ -22,8 +22,13 @@ def _crop_with_sound(static, n_static):
     return static[:, start : start + n_static]
 
 
-def planes_of(static):
-    """(batch, bands, frames) -> (batch, 3, frames - 8, bands): runtime.frontend.deltas and patches, for a batch."""
+def planes_of(static, planes="deltas"):
+    """(batch, bands, frames) -> (batch, planes, fewer frames, bands'): train.features.PatchShape.planes_of, for a batch."""
+    if planes == "static":
+        return static[:, None].transpose(2, 3)
+    if planes == "stacked":
+        slope = (static[..., 2:] - static[..., :-2]) / 2
+        return torch.cat([static[..., 1:-1], slope], dim=1)[:, None].transpose(2, 3)
 
     def delta(x):
         return (2 * (x[..., 4:] - x[..., :-4]) + (x[..., 3:-1] - x[..., 1:-3])) / 10
@@ -37,13 +42,31 @@ def random_gain(static, range_db):
     return static + (torch.rand(len(static), 1, 1) * 2 - 1) * range_db
 
 
-def mixup(x, target, alpha):
-    """(batch, ...), (batch, classes) -> the same, each mixed with another; the larger share is its own. P3, P1."""
+def mixup(x, target, alpha, shares="beta"):
+    """(batch, ...), (batch, classes) -> the same, each mixed with another; the larger share is its own. P3, P1.
+
+    shares: "beta" draws them from Beta(alpha, alpha), "uniform" from 0 to 1, "both" either way for half of the batch each.
+    """
     order = torch.randperm(len(x))
     share = torch.distributions.Beta(alpha, alpha).sample((len(x),))
+    if shares != "beta":
+        uniform = torch.rand(len(x))
+        share = uniform if shares == "uniform" else torch.where(torch.arange(len(x)) % 2 == 0, share, uniform)
     share = torch.maximum(share, 1 - share)
     mix = share.view(-1, *[1] * (x.dim() - 1))
     return mix * x + (1 - mix) * x[order], share[:, None] * target + (1 - share[:, None]) * target[order]
+
+
+def oversampled(targets):
+    """(n,) class indices -> indices in random order in which every class stands as often as the most frequent one. P1."""
+    largest = int(torch.bincount(targets).max())
+    rows = []
+    for label in torch.unique(targets):
+        members = torch.nonzero(targets == label)[:, 0]
+        rounds = [members[torch.randperm(len(members))] for _ in range(-(-largest // len(members)))]
+        rows.append(torch.cat(rounds)[:largest])
+    order = torch.cat(rows)
+    return order[torch.randperm(len(order))]
 
 
 def spec_augment(x, max_frames, max_bands):

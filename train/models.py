@@ -1,5 +1,13 @@
 """The architectures by name: a run's meta.json names one of these, never an import path."""
 
-from train.cnn7 import CNN7
+import functools
 
-MODELS = {"cnn7": CNN7}
+from train.cdnn import CDNN
+from train.cnn7 import CNN7
+from train.crnn import CRNN
+from train.joint import Joint
+from train.strategies import Strategies
+from train.vgg import VGG, TinyVGG
+
+NETS = {"cnn7": CNN7, "cdnn": CDNN, "crnn": CRNN, "joint": Joint, "vgg": VGG, "tinyvgg": TinyVGG}
+MODELS = {**NETS, "strategies": functools.partial(Strategies, NETS)}

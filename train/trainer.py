@@ -1,6 +1,5 @@
 """From recordings to a finished run: features, training, scores, pictures, files."""
 
-import dataclasses
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -8,20 +7,12 @@ from pathlib import Path
 import torch
 
 from runtime.files import write_atomic
-from runtime.frontend import deltas
-from train import cnn7, scores
+from train import scores
 from train.data import load_dataset, split
 from train.features import CACHE, features, normalisation
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
 from train.run import Run, load_run
-
-SHAPES = {
-    "full": {"widths": cnn7.WIDTHS_FULL, "order": "paper"},
-    "cr": {"widths": cnn7.WIDTHS_CR, "order": "paper"},
-    "cr+dc": {"widths": cnn7.WIDTHS_CR, "decomposed": True, "order": "paper"},
-    "deployed": {"widths": cnn7.WIDTHS_DEPLOYED, "decomposed": True, "dropout": 0.0},
-}
 
 
 def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, teachers=(), cache=CACHE, say=print):
@@ -35,12 +26,13 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
         raise ValueError(f"{data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
     train_clips, test_clips = split(dataset, fold)
     train_statics, test_statics = (features(clips, frontend, cache) for clips in (train_clips, test_clips))
-    mean, std = normalisation(train_statics, deltas)
+    mean, std = normalisation(train_statics, patch.planes_of)
     torch.manual_seed(recipe.seed)
     model = MODELS[model_name](n_classes=len(dataset.labels), **kwargs)
     run = Run(model_name, model, frontend, patch, dataset.labels, mean, std, {})
+    _check_patch(run)
     targets = [dataset.labels.index(clip.label) for clip in train_clips]
-    identity = [frontend.to_json(), dataclasses.asdict(patch), [clip.path.name for clip in train_clips], targets]
+    identity = [frontend.to_json(), patch.to_json(), [clip.path.name for clip in train_clips], targets]
 
     def evaluate(history):
         accuracy = scores.score(clip_log_probabilities(run, test_statics), test_clips, dataset.labels)["accuracy"]
@@ -53,11 +45,11 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
         teacher=_opinion([load_run(t) for t in teachers]), evaluate=evaluate if test_clips else None,
     )  # fmt: skip
     log_p = clip_log_probabilities(run, test_statics) if test_clips else None
-    run.meta = {
+    run.meta |= {
         "scores": {"last": scores.score(log_p, test_clips, dataset.labels)} if test_clips else {},
         "history": history,
         "data": {"name": dataset.name, "fold": fold, "n_train": len(train_clips), "n_test": len(test_clips)},
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.to_json(),
         "teachers": [str(t) for t in teachers],
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0], "numpy": version("numpy")},
     }
@@ -65,10 +57,22 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
         measured = [row for row in history if "accuracy" in row]
         run.meta["scores"]["best_on_test_fold"] = max(measured, key=lambda row: row["accuracy"])
         last = run.meta["scores"]["last"]
+        scores.save_predictions(folder, log_p, test_clips, dataset.labels)
         write_atomic(folder / "confusion.png", lambda path: scores.plot_confusion(path, last, dataset.labels))
     run.save(folder)
     write_atomic(folder / "curves.png", lambda path: scores.plot_curves(path, history))
     return run, log_p
+
+
+def _check_patch(run):
+    """Raises ValueError for patches that the net's pools would shrink to nothing."""
+    planes, bands = run.mean.shape
+    try:
+        with torch.no_grad():
+            run.model.eval()(torch.zeros(1, planes, run.patch.n_frames, bands))
+    except RuntimeError as error:
+        size = f"{planes} planes of {run.patch.n_frames} frames and {bands} bands"
+        raise ValueError(f"{run.name} cannot hear patches of {size} ({error}): choose more frames or bands") from error
 
 
 def _opinion(teachers):
