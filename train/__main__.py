@@ -59,7 +59,7 @@ def _arguments(argv):
         "--data",
         type=Path,
         default=RECORDINGS,
-        help="ESC-50, TAU or folder-per-class (default: the shipped recordings)",
+        help="ESC-50, UrbanSound8K, TUT, TAU, LITIS Rouen or folder-per-class (default: the shipped recordings)",
     )
     parser.add_argument("--fold", type=int, help="hold this fold out and score on it (default: train on everything)")
     parser.add_argument(
