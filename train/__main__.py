@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
@@ -14,11 +15,13 @@ from train.data import RECORDINGS
 from train.features import CACHE, PatchShape
 from train.loop import Recipe
 from train.models import MODELS
+from train.relevance import SMALL_FRAMES
 from train.trainer import SHAPES, train
 
 FRONTENDS = {
     **{name: dataclasses.replace(frontend, hop_length=1120) for name, frontend in PRESETS.items()},
-    **{name: frontend for name, frontend in PAPERS.items() if frontend.kind != "frames"},
+    **PAPERS,
+    "frames_16k": SMALL_FRAMES,
 }
 
 
@@ -29,7 +32,8 @@ def main(argv=None):
         frontend = dataclasses.replace(frontend, hop_length=args.hop_length)
     patch = PatchShape(args.patch_frames, args.stride)
     fold = "all" if args.fold is None else f"fold{args.fold}"
-    folder = args.out or Path("runs") / f"{args.model}-{args.shape}-{args.frontend}-{fold}-seed{args.seed}"
+    changed = "".join(f"-{name}={value}" for name, value in args.set)
+    folder = args.out or Path("runs") / f"{args.model}-{args.shape}{changed}-{args.frontend}-{fold}-seed{args.seed}"
     recipe = Recipe(
         epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, mixup_alpha=args.mixup, seed=args.seed,
         distill=args.distill,
@@ -38,15 +42,30 @@ def main(argv=None):
         raise ValueError(f"threads {args.threads}: choose 1 to 256")
     torch.set_num_threads(args.threads)
     run, _ = train(
-        args.model, SHAPES[args.shape], frontend, patch, args.data, args.fold, recipe, folder,
+        args.model, SHAPES[args.shape] | dict(args.set), frontend, patch, args.data, args.fold, recipe, folder,
         teachers=args.teacher, cache=args.cache, say=lambda line: print(line, flush=True),
     )  # fmt: skip
     if run.meta["scores"]:
         print(scores.text(run.meta["scores"]["last"]))
         best = run.meta["scores"]["best_on_test_fold"]
         print(f"best epoch {best['epoch']}: {best['accuracy']:.1%} (chosen on the test fold, so too high an estimate)")
-    numbers = " --float" if run.model.kwargs.get("order") == "paper" else ""  # the paper's order has no int8 form
-    print(f"made {folder}/model.safetensors\nnext: python -m export {folder} --data {args.data} --to BUNDLE{numbers}")
+    print(f"made {folder}/model.safetensors")
+    if frontend.kind == "frames":
+        print(f"next: python -m train.centres {folder} --plot centres.png")
+    else:
+        numbers = " --float" if run.model.kwargs.get("order") == "paper" else ""  # the paper's order has no int8 form
+        print(f"next: python -m export {folder} --data {args.data} --to BUNDLE{numbers}")
+
+
+def _option(text):
+    """NAME=VALUE, the value a number, true, false, or a word."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _arguments(argv):
@@ -63,7 +82,19 @@ def _arguments(argv):
     )
     parser.add_argument("--fold", type=int, help="hold this fold out and score on it (default: train on everything)")
     parser.add_argument(
-        "--shape", choices=SHAPES, default="full", help="full: Table I of P3; cr, cr+dc: its compressed forms"
+        "--shape",
+        choices=SHAPES,
+        default="full",
+        help="cnn7: full (Table I of P3), cr, cr+dc (its compressed forms), deployed; "
+        "learned: p4 (9 convolutions), p4_urban8k (CNN-LSTM), p4_small (scaled down for a CPU)",
+    )
+    parser.add_argument(
+        "--set",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one argument of the net, over its shape's: heads=4, skip=false, bank=sinc; repeat for several",
     )
     parser.add_argument(
         "--hop-length",

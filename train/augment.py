@@ -9,11 +9,17 @@ def random_crops(statics, n_static):
     Half of ESC-10's clips are a short sound and then silence; a crop of the silence teaches a label that nobody hears.
     So each crop holds a frame that is at least as loud as its clip's average.
     """
-    return torch.stack([_crop_with_sound(static, n_static) for static in statics])
+    return torch.stack([_crop_with_sound(static, n_static, static.mean(0)) for static in statics])
 
 
-def _crop_with_sound(static, n_static):
-    level = static.mean(0)  # dB
+def random_frames(frames, n_frames, range_db):
+    """list of (samples, frames) raw frames -> (batch, 1, n_frames, samples): random_crops and random_gain for those."""
+    crops = torch.stack([_crop_with_sound(f, n_frames, f.square().mean(0)) for f in frames])
+    gains = 10 ** ((torch.rand(len(crops), 1, 1) * 2 - 1) * range_db / 20)
+    return (crops * gains).transpose(1, 2)[:, None]
+
+
+def _crop_with_sound(static, n_static, level):
     # a flat clip's mean can be rounded above all of its frames
     loud = torch.nonzero(level >= torch.minimum(level.mean(), level.max()))[:, 0]
     frame = int(loud[torch.randint(len(loud), ())])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.frontend import DELTA_FRAMES, spectrogram
+from runtime.frontend import DELTA_FRAMES, deltas, patches, spectrogram
 from train.data import load_wave
 
 CACHE = Path(".cache/features")
@@ -87,6 +87,22 @@ def looped(static, n_frames):
     """(bands, frames) -> (bands, at least n_frames): a short clip is repeated, never padded with silence."""
     repeats = -(-n_frames // static.shape[1])
     return np.tile(static, (1, repeats)) if repeats > 1 else static
+
+
+def cut(static, frontend, patch):
+    """(bands, frames) -> (n, planes, frames, bands), a clip's patches, one every patch.stride frames.
+
+    A net that learns its filters gets one plane of raw frames, and the frames that its own deltas will take.
+    """
+    static = looped(static, patch.n_static)
+    if frontend.kind == "frames":
+        return patches(static[None], patch.n_static, patch.stride)
+    return patches(deltas(static), patch.n_frames, patch.stride)
+
+
+def unchanged(frontend):
+    """-> mean, std of a front end whose net normalises by itself: (1, bands) of 0, of 1."""
+    return np.zeros((1, frontend.n_bands), np.float32), np.ones((1, frontend.n_bands), np.float32)
 
 
 def normalisation(statics, deltas):

@@ -14,9 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 
 from runtime.files import write_atomic
-from runtime.frontend import deltas, patches
 from train import augment
-from train.features import looped
+from train.features import cut, looped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +95,25 @@ def _epoch(run, data, targets, recipe, optimizer, teacher):
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
     n_batches = max(1, len(data) // recipe.batch_size)
     for batch in torch.tensor_split(order, n_batches):
-        static = augment.random_gain(augment.random_crops([data[i] for i in batch], run.patch.n_static), recipe.gain_db)
-        raw, target = augment.planes_of(static), targets[batch]
+        raw, target = _patches([data[i] for i in batch], run, recipe), targets[batch]
         if recipe.mixup_alpha and len(batch) > 1:
             raw, target = augment.mixup(raw, target, recipe.mixup_alpha)
-        x = augment.spec_augment((raw - mean) / std, recipe.mask_frames, recipe.mask_bands)
+        x = (raw - mean) / std
+        if run.frontend.kind != "frames":  # a net that learns its filters masks what they give
+            x = augment.spec_augment(x, recipe.mask_frames, recipe.mask_bands)
         loss = _loss(run.model(x), target, recipe, teacher and teacher(raw))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item() * len(batch)
     return total / len(data)
+
+
+def _patches(statics, run, recipe):
+    """A random stretch of each clip, louder or quieter -> (batch, planes, frames, bands)."""
+    if run.frontend.kind == "frames":
+        return augment.random_frames(statics, run.patch.n_static, recipe.gain_db)
+    return augment.planes_of(augment.random_gain(augment.random_crops(statics, run.patch.n_static), recipe.gain_db))
 
 
 def _loss(logits, target, recipe, teacher_logits=None):
@@ -165,9 +172,9 @@ def clip_log_probabilities(run, statics):
     run.model.eval()
     out = []
     for static in statics:
-        cut = patches(deltas(looped(static, run.patch.n_static)), run.patch.n_frames, run.patch.stride)
-        log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(cut))), 1)
-        out.append(torch.logsumexp(log_p, 0) - math.log(len(cut)))
+        patches = cut(static, run.frontend, run.patch)
+        log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(patches))), 1)
+        out.append(torch.logsumexp(log_p, 0) - math.log(len(patches)))
     return torch.stack(out).numpy()
 
 

@@ -9,9 +9,9 @@ import torch
 
 from runtime.files import write_atomic
 from runtime.frontend import deltas
-from train import cnn7, scores
+from train import cnn7, relevance, scores
 from train.data import load_dataset, split
-from train.features import CACHE, features, normalisation
+from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
 from train.run import Run, load_run
@@ -21,6 +21,7 @@ SHAPES = {
     "cr": {"widths": cnn7.WIDTHS_CR, "order": "paper"},
     "cr+dc": {"widths": cnn7.WIDTHS_CR, "decomposed": True, "order": "paper"},
     "deployed": {"widths": cnn7.WIDTHS_DEPLOYED, "decomposed": True, "dropout": 0.0},
+    **{name: kwargs for name, (_, kwargs) in relevance.SETTINGS.items()},
 }
 
 
@@ -30,14 +31,18 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     A finished run of the same recipe in `folder` is not trained again.
     """
     folder = Path(folder)
+    kwargs = _fitting(model_name, kwargs, frontend)
     dataset = load_dataset(data)
     if len(dataset.labels) < 2:
         raise ValueError(f"{data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
     train_clips, test_clips = split(dataset, fold)
     train_statics, test_statics = (features(clips, frontend, cache) for clips in (train_clips, test_clips))
-    mean, std = normalisation(train_statics, deltas)
+    mean, std = unchanged(frontend) if frontend.kind == "frames" else normalisation(train_statics, deltas)
     torch.manual_seed(recipe.seed)
-    model = MODELS[model_name](n_classes=len(dataset.labels), **kwargs)
+    try:
+        model = MODELS[model_name](n_classes=len(dataset.labels), **kwargs)
+    except TypeError as error:
+        raise ValueError(f"{model_name} has no such setting: {error}") from error
     run = Run(model_name, model, frontend, patch, dataset.labels, mean, std, {})
     targets = [dataset.labels.index(clip.label) for clip in train_clips]
     identity = [frontend.to_json(), dataclasses.asdict(patch), [clip.path.name for clip in train_clips], targets]
@@ -69,6 +74,17 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     run.save(folder)
     write_atomic(folder / "curves.png", lambda path: scores.plot_curves(path, history))
     return run, log_p
+
+
+def _fitting(model_name, kwargs, frontend):
+    """-> kwargs, for raw frames with their sample rate. Raises ValueError for a net and a front end of different kinds."""
+    raw = frontend.kind == "frames"
+    if raw != (model_name == "learned"):
+        want = "learned, which takes" if raw else "cnn7: learned wants"
+        raise ValueError(
+            f"{model_name} on {frontend.kind}: choose {want} raw frames (--frontend p4_frames or frames_16k)"
+        )
+    return kwargs | {"sr": frontend.sr} if raw else kwargs
 
 
 def _opinion(teachers):
