@@ -86,7 +86,8 @@ def _arguments(argv):
         choices=SHAPES,
         default="full",
         help="cnn7: full (Table I of P3), cr, cr+dc (its compressed forms), deployed; "
-        "learned: p4 (9 convolutions), p4_urban8k (CNN-LSTM), p4_small (scaled down for a CPU)",
+        "learned: p4 (9 convolutions), p4_urban8k (CNN-LSTM), p4_small (scaled down for a CPU); "
+        "attentive: p0 (hybrid fusion), p0_small (scaled down)",
     )
     parser.add_argument(
         "--set",

@@ -9,7 +9,7 @@ import torch
 
 from runtime.files import write_atomic
 from runtime.frontend import deltas
-from train import cnn7, relevance, scores
+from train import attentive, cnn7, relevance, scores
 from train.data import load_dataset, split
 from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
@@ -22,6 +22,7 @@ SHAPES = {
     "cr+dc": {"widths": cnn7.WIDTHS_CR, "decomposed": True, "order": "paper"},
     "deployed": {"widths": cnn7.WIDTHS_DEPLOYED, "decomposed": True, "dropout": 0.0},
     **{name: kwargs for name, (_, kwargs) in relevance.SETTINGS.items()},
+    **attentive.SETTINGS,
 }
 
 
@@ -31,7 +32,7 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     A finished run of the same recipe in `folder` is not trained again.
     """
     folder = Path(folder)
-    kwargs = _fitting(model_name, kwargs, frontend)
+    kwargs = _fitting(model_name, kwargs, frontend, patch)
     dataset = load_dataset(data)
     if len(dataset.labels) < 2:
         raise ValueError(f"{data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
@@ -76,15 +77,16 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     return run, log_p
 
 
-def _fitting(model_name, kwargs, frontend):
-    """-> kwargs, for raw frames with their sample rate. Raises ValueError for a net and a front end of different kinds."""
+def _fitting(model_name, kwargs, frontend, patch):
+    """-> kwargs and what follows from the input. Raises ValueError for a net and a front end of different kinds."""
     raw = frontend.kind == "frames"
     if raw != (model_name == "learned"):
-        want = "learned, which takes" if raw else "cnn7: learned wants"
+        want = "learned, which takes" if raw else "another net: learned wants"
         raise ValueError(
             f"{model_name} on {frontend.kind}: choose {want} raw frames (--frontend p4_frames or frames_16k)"
         )
-    return kwargs | {"sr": frontend.sr} if raw else kwargs
+    follows = {"learned": {"sr": frontend.sr}, "attentive": {"n_frames": patch.n_frames}}
+    return kwargs | follows.get(model_name, {})
 
 
 def _opinion(teachers):
