@@ -95,7 +95,7 @@ def chime(root, n_chunks=4):
         for chunk in range(n_chunks):
             name = f"CR_lounge_200110_1601.s{300 * segment}_chunk{chunk}"
             vote = ("cm", "v", "S", "bo")[chunk % 4]
-            notes = f"annotation_a1,{vote}\nannotation_a2,c\nsession_a1,1.0\nframestart,0\nmajorityvote,{vote}\n"
+            notes = f"annotation_a1,{vote}\nannotation_a2,\nsession_a1,1.0\nframestart,0\nmajorityvote,{vote}\n"
             touch(root / "chunks" / f"{name}.csv", f"segmentname,CR_lounge\nchunknumber,{chunk}\n{notes}".encode())
             for rate in ("16kHz", "48kHz"):
                 touch(root / "chunks" / f"{name}.{rate}.wav")
@@ -145,6 +145,12 @@ def test_tut_groups_by_original_recording(tmp_path, year):
     assert (len(train), len(test)) == (24, 8) and {clip.group for clip in test} == {
         f"{letter}{i:03d}" for i in range(8, 12)
     }
+
+
+def test_a_tab_at_the_end_of_a_line_is_no_value(tmp_path):
+    table = tut(tmp_path, 2016) / "evaluation_setup" / "fold1_train.txt"
+    table.write_text(table.read_text().replace("\n", "\t\n"))
+    assert len(split(load_dataset(tmp_path), 1)[0]) == 24
 
 
 def test_tut_2018_knows_the_devices(tmp_path):
@@ -214,6 +220,7 @@ CHANGED = {
     "split source": ("ESC-50", "meta/esc50.csv", "2-102-A-0.wav,2,0,dog,True,102", "2-102-A-0.wav,2,0,dog,True,101",
                      "parts of recording 101 lie in folds 1 and 2"),
     "columns": ("TUT 2016", "meta.txt", "\t", ",", r"meta.txt line 1: want 2 to 3 values .*by tabs"),
+    "no scene": ("TUT 2016", "meta.txt", "a000_0_30.wav\tbeach", "a000_0_30.wav\t", "meta.txt line 1: want 2 to 3 values"),
     "both halves": ("TUT 2017", "evaluation_setup/fold1_train.txt", "b004_0_10", "b000_0_10", "listed twice in fold 1"),
     "not a number": ("LITIS Rouen", "fold3026-matrices_Test.txt", "1.0000000e+00", "one", r"Test.txt line 1: .*'one'"),
     "no such number": ("LITIS Rouen", "fold3026-matrices_Test.txt", "1.0000000e+00", "99", r"Test.txt line 1: 99 is no"),

@@ -50,9 +50,9 @@ def main(argv=None):
         best = run.meta["scores"]["best_on_test_fold"]
         print(f"best epoch {best['epoch']}: {best['accuracy']:.1%} (chosen on the test fold, so too high an estimate)")
     print(f"made {folder}/model.safetensors")
-    if frontend.kind == "frames":
+    if args.model == "learned":
         print(f"next: python -m train.centres {folder} --plot centres.png")
-    else:
+    elif args.model == "cnn7":
         numbers = " --float" if run.model.kwargs.get("order") == "paper" else ""  # the paper's order has no int8 form
         print(f"next: python -m export {folder} --data {args.data} --to BUNDLE{numbers}")
 

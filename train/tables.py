@@ -40,6 +40,8 @@ def read_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",", option
         raise DataError(f"{path} lists nothing: it is empty")
     fewest = len(columns) - optional
     for line, values in enumerate(cells, start=1):
+        while not values[-1] and len(values) > 1:
+            values.pop()  # a delimiter at the end of the line
         if not fewest <= len(values) <= len(columns) or not all(values):
             wanted = " to ".join(map(str, sorted({fewest, len(columns)})))
             raise DataError(f"{path} line {line}: want {wanted} values ({', '.join(columns)}) {_by(delimiter)}")
