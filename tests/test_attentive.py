@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 
 from tests.conftest import run
+from tests.test_layouts import chime
+from train import tags
 from train.attentive import SETTINGS, AttentiveNet, EarlyFusion, LateFusion, similarity
 from train.run import load_run
 from train.tagging import equal_error_rates
@@ -129,6 +132,31 @@ def test_tags_are_learned():
     before = equal_error_rates(x[150:].mean((2, 3)).numpy() * 0, truth[150:].numpy(), ("a", "b", "c"))
     after = equal_error_rates(logits, truth[150:].numpy(), ("a", "b", "c"))
     assert before["mean"] == 0.5 and after["mean"] < 0.1
+
+
+def test_tags_train_through_the_one_loop(cache, tmp_path, capsys):
+    """CHiME-Home's layout with sounds in it: a hum is TV, pulses of noise are percussive, some chunks hold both or none."""
+    root, rng = chime(tmp_path / "chime_home", n_chunks=8), np.random.default_rng(0)
+    t = np.arange(3 * 16000) / 16000
+    for notes in sorted((root / "chunks").glob("*.csv")):
+        heard = "".join(tag for tag in "vp" if rng.random() < 0.5)
+        notes.write_text(f"chunknumber,0\nmajorityvote,{heard or 'S'}\n")
+        wave = 0.01 * rng.standard_normal(len(t)) + 0.3 * ("v" in heard) * np.sin(2 * np.pi * 200 * t)
+        wave += ("p" in heard) * 0.3 * rng.standard_normal(len(t)) * (np.sin(2 * np.pi * 5 * t) > 0.8)
+        soundfile.write(notes.with_suffix(".16kHz.wav"), wave, 16000)
+    args = ["attentive", "--data", root, "--fold", 0, "--shape", "p0_small", "--epochs", 15, "--batch-size", 8, "--lr", 0.02,
+            "--cache", cache, "--out", tmp_path / "run"]  # fmt: skip
+    tags.main(list(map(str, args)))
+    rates = load_run(tmp_path / "run").meta["scores"]["equal_error_rate"]
+    assert (
+        rates["video game or TV"] <= 0.1
+        and rates["percussive sound"] <= 0.1
+        and set(rates) == {*list(rates)[:2], "mean"}
+    )
+    printed = capsys.readouterr().out
+    assert printed.count("equal error rate      -") == 5  # tags that nobody heard
+    with pytest.raises(ValueError, match="has no fold 7: choose one of 0, 1, 2, 3, 4, 5"):
+        tags.main([str(arg) if arg != 0 else "7" for arg in args])
 
 
 def test_scenes_train_through_the_one_loop(sounds, cache, tmp_path):

@@ -55,6 +55,7 @@ RANGES = {
 def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, say=print):
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
 
+    Targets may also be (clips, labels) of 0 and 1, several labels at once: the loss is then binary cross entropy, as P0's.
     `identity`: JSON-able, what else the result depends on; a checkpoint of another one is not resumed. `teacher`: a
     function of raw patches (n, planes, frames, bands) in dB -> logits. `evaluate`: history so far -> accuracy, called on
     some epochs. -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was.
@@ -67,12 +68,14 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
     if history:
         say(f"resumed after epoch {len(history)}")
     data = [torch.from_numpy(looped(s, run.patch.n_static)) for s in statics]
-    targets = F.one_hot(torch.as_tensor(targets), len(run.labels)).float()
+    targets = torch.as_tensor(targets)
+    loss_of = F.binary_cross_entropy_with_logits if targets.ndim == 2 else _kl_divergence
+    targets = targets.float() if targets.ndim == 2 else F.one_hot(targets, len(run.labels)).float()
     started, first = time.monotonic(), len(history)
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 100_003 + epoch)
         lr = _set_lr(optimizer, recipe, epoch)
-        loss = _epoch(run, data, targets, recipe, optimizer, teacher)
+        loss = _epoch(run, data, targets, recipe, optimizer, teacher, loss_of)
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
         row = {"epoch": epoch + 1, "loss": loss, "lr": lr}
@@ -87,7 +90,7 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
     return history
 
 
-def _epoch(run, data, targets, recipe, optimizer, teacher):
+def _epoch(run, data, targets, recipe, optimizer, teacher, loss_of):
     """One pass over the clips in random order, a random crop of each. -> mean loss."""
     run.model.train()
     mean, std = (torch.from_numpy(a)[:, None] for a in (run.mean, run.std))  # (planes, 1, bands)
@@ -101,7 +104,7 @@ def _epoch(run, data, targets, recipe, optimizer, teacher):
         x = (raw - mean) / std
         if run.frontend.kind != "frames":  # a net that learns its filters masks what they give
             x = augment.spec_augment(x, recipe.mask_frames, recipe.mask_bands)
-        loss = _loss(run.model(x), target, recipe, teacher and teacher(raw))
+        loss = _loss(run.model(x), target, recipe, loss_of, teacher and teacher(raw))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -116,9 +119,13 @@ def _patches(statics, run, recipe):
     return augment.planes_of(augment.random_gain(augment.random_crops(statics, run.patch.n_static), recipe.gain_db))
 
 
-def _loss(logits, target, recipe, teacher_logits=None):
-    """KL divergence to the soft labels; with a teacher, part of it to the teacher's softened opinion (Hinton 2015)."""
-    hard = F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean")
+def _kl_divergence(logits, target):
+    return F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean")
+
+
+def _loss(logits, target, recipe, loss_of, teacher_logits=None):
+    """The distance to the soft labels; with a teacher, part of it to the teacher's softened opinion (Hinton 2015)."""
+    hard = loss_of(logits, target)
     if teacher_logits is None:
         return hard
     t = recipe.temperature
@@ -176,6 +183,14 @@ def clip_log_probabilities(run, statics):
         log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(patches))), 1)
         out.append(torch.logsumexp(log_p, 0) - math.log(len(patches)))
     return torch.stack(out).numpy()
+
+
+@torch.no_grad()
+def clip_tag_probabilities(run, statics):
+    """(bands, frames) spectrograms -> (clips, labels): the mean over a clip's patches of each label's probability."""
+    run.model.eval()
+    patches = [torch.from_numpy(run.normalise(cut(static, run.frontend, run.patch))) for static in statics]
+    return torch.stack([run.model(x).sigmoid().mean(0) for x in patches]).numpy()
 
 
 def _keep_memory():

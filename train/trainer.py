@@ -32,19 +32,13 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     A finished run of the same recipe in `folder` is not trained again.
     """
     folder = Path(folder)
-    kwargs = _fitting(model_name, kwargs, frontend, patch)
+    kwargs = fitting(model_name, kwargs, frontend, patch)
     dataset = load_dataset(data)
     if len(dataset.labels) < 2:
         raise ValueError(f"{data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
     train_clips, test_clips = split(dataset, fold)
     train_statics, test_statics = (features(clips, frontend, cache) for clips in (train_clips, test_clips))
-    mean, std = unchanged(frontend) if frontend.kind == "frames" else normalisation(train_statics, deltas)
-    torch.manual_seed(recipe.seed)
-    try:
-        model = MODELS[model_name](n_classes=len(dataset.labels), **kwargs)
-    except TypeError as error:
-        raise ValueError(f"{model_name} has no such setting: {error}") from error
-    run = Run(model_name, model, frontend, patch, dataset.labels, mean, std, {})
+    run = new_run(model_name, kwargs, frontend, patch, dataset.labels, train_statics, recipe)
     targets = [dataset.labels.index(clip.label) for clip in train_clips]
     identity = [frontend.to_json(), dataclasses.asdict(patch), [clip.path.name for clip in train_clips], targets]
 
@@ -77,7 +71,18 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     return run, log_p
 
 
-def _fitting(model_name, kwargs, frontend, patch):
+def new_run(model_name, kwargs, frontend, patch, labels, statics, recipe):
+    """-> a Run with a net of the recipe's seed, and the statistics of the spectrograms it will learn from."""
+    mean, std = unchanged(frontend) if frontend.kind == "frames" else normalisation(statics, deltas)
+    torch.manual_seed(recipe.seed)
+    try:
+        model = MODELS[model_name](n_classes=len(labels), **kwargs)
+    except TypeError as error:
+        raise ValueError(f"{model_name} has no such setting: {error}") from error
+    return Run(model_name, model, frontend, patch, labels, mean, std, {})
+
+
+def fitting(model_name, kwargs, frontend, patch):
     """-> kwargs and what follows from the input. Raises ValueError for a net and a front end of different kinds."""
     raw = frontend.kind == "frames"
     if raw != (model_name == "learned"):
