@@ -202,11 +202,9 @@ def _litis(root: Path) -> Layout:
         raise DataError(
             f"{root}: {LITIS_TRAIN} has {len(train)} folds, {LITIS_TEST} {len(test)}: fetch both ({source})"
         )
-    for number, (one, other) in enumerate(zip(train, test), start=1):
+    for fold, (one, other) in enumerate(zip(train, test), start=1):
         if both := one & other:
-            raise DataError(
-                f"{root}: fold {number} trains on {min(both).name} and tests it: fetch both lists ({source})"
-            )
+            raise DataError(f"{root}: fold {fold} trains on {min(both).name} and tests it: fetch both lists ({source})")
     return Layout("LITIS Rouen", clips, dict(enumerate(zip(train, test), start=1)), source)
 
 
