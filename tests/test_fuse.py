@@ -14,12 +14,13 @@ from export.graph import graph_of
 from export.graph import macs as graph_macs
 from runtime.frontend import MEL
 from tests.conftest import run
-from train import compare, fuse, scores
+from train import compare, fuse, results, scores
 from train.__main__ import main
 from train.cnn7 import CNN7
 from train.crnn import CRNN
 from train.features import PatchShape
 from train.loop import Recipe, _loss, _set_lr, fit
+from train.models import MODELS
 from train.run import Run, load_run
 
 # What fit wrote into a checkpoint before `schedule`, `shares`, `crops`, `oversample` and `planes` came.
@@ -230,6 +231,21 @@ def test_the_table_of_all_systems(typed, tmp_path):
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    "name, kwargs, words",
+    [
+        ("cnn7", {"widths": [16, 32, 32, 32, 64, 64], "order": "paper"}, "cnn7 cr"),
+        ("cnn7", {"widths": [4] * 6}, "cnn7 widths=[4,4,4,4,4,4] order=deploy"),
+        ("learned", {"net": "lstm", "heads": 4, "sr": 16000}, "learned urban8k heads=4"),
+        ("attentive", {"late": False, "bands": [40, 40], "n_features": 2}, "attentive late=False"),
+    ],
+)
+def test_systems_are_named_by_shape_and_what_was_set(name, kwargs, words):
+    """Two runs of one shape with another --set are no twins in one table."""
+    kwargs = json.loads(json.dumps(MODELS[name](4, **kwargs).kwargs))
+    assert results._system_name(name, kwargs) == words
+
+
 def test_macs_by_hand():
     net = CNN7(10).eval()
     assert compare.macs(net, (3, 64, 32)) == graph_macs(graph_of(net, (3, 64, 32)))
@@ -238,6 +254,9 @@ def test_macs_by_hand():
     gru = frames * 2 * 3 * 64 * (256 + 64)
     assert compare.macs(crnn, (1, frames, 128)) == convolutions + gru + 128 * 512 + 512 * 1024 + 1024 * 10
     assert crnn.training  # as it was
+    net = MODELS["learned"](10, bank="mel", heads=0, sr=4000, n_filters=8, net="lstm", n_channels=4, n_lstm=6)
+    lstm = frames * 4 * 6 * (4 * 8 + 6 + 6 + 6)  # gates, two layers: the input and the state of each
+    assert compare.macs(net, (1, frames + 8, 64)) == 3 * 25 * 4 * frames * 8 + lstm + 6 * 6 + 6 * 10
 
 
 def copy_of(folder, to):

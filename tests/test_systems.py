@@ -18,7 +18,7 @@ from train import augment
 from train.cdnn import CDNN
 from train.cnn7 import CNN7
 from train.crnn import CRNN
-from train.features import PatchShape, Stack, frontend_from_json
+from train.features import PLANES, PatchShape, Stack, frontend_from_json
 from train.joint import Joint
 from train.loop import _grid
 from train.models import MODELS, NETS
@@ -33,7 +33,11 @@ SMALL = {
     "joint": ({"width": 0.125}, (1, 24, 16)),
     "vgg": ({"width": 0.125}, (1, 64, 16)),
     "tinyvgg": ({"width": 0.25}, (1, 64, 16)),
-}
+    "attentive": ({"widths": [4, 6], "n_frames": 12, "n_bands": 8}, (3, 12, 16)),
+    "learned": (
+        {"sr": 4000, "n_filters": 8, "context": 2, "net": "lstm", "n_channels": 4, "n_lstm": 8, "pool": 2}, (1, 24, 64)
+    ),
+}  # fmt: skip
 
 
 def small(name, **more):
@@ -332,7 +336,7 @@ def test_more_sub_bands_than_bands():
         MODELS["strategies"](4, "cdnn", {"width": 0.125}, n_sub_bands=20)(patches("cdnn"))
 
 
-@pytest.mark.parametrize("planes", ["deltas", "static", "stacked"])
+@pytest.mark.parametrize("planes", PLANES)
 def test_planes_of_a_batch_are_those_of_a_clip(planes):
     shape = PatchShape(40, 40, planes)
     static = torch.randn(3, 16, shape.n_static)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
@@ -11,14 +12,16 @@ from runtime.frontend import PRESETS
 from runtime.papers import PAPERS
 from train import scores, vgg
 from train.data import RECORDINGS
-from train.features import CACHE, Stack
+from train.features import CACHE, PLANES, Stack
 from train.loop import CHOICES
-from train.systems import SYSTEMS, described
+from train.relevance import SMALL_FRAMES
+from train.systems import SYSTEMS, arguments, described
 from train.trainer import train
 
 FRONTENDS = {
     **{name: dataclasses.replace(frontend, hop_length=1120) for name, frontend in PRESETS.items()},
-    **{name: frontend for name, frontend in PAPERS.items() if frontend.kind != "frames"},
+    **PAPERS,
+    "frames_16k": SMALL_FRAMES,
 }
 # Flags that replace a value of the system's recipe.
 RECIPE_FLAGS = {
@@ -40,13 +43,8 @@ RECIPE_FLAGS = {
 def main(argv=None):
     args = _arguments(argv)
     system = SYSTEMS[args.model]
-    frontend = _frontend(args, system)
-    name, kwargs = _net(args, system, frontend)
-    planes = "stacked" if system.patch.planes == "static" and args.frontend == ["p1_mfcc"] else system.patch.planes
-    lengths = {"n_frames": args.patch_frames, "stride": args.stride}
-    patch = dataclasses.replace(
-        system.patch, planes=planes, **{name: length for name, length in lengths.items() if length is not None}
-    )
+    frontend, patch = _frontend(args), _patch(args, system)
+    name, kwargs = _net(args, frontend, patch)
     given = {field: getattr(args, field) for field in [*RECIPE_FLAGS, "oversample"] if getattr(args, field) is not None}
     recipe = dataclasses.replace(system.recipe, seed=args.seed, **given)
     if not 1 <= args.threads <= 256:
@@ -62,38 +60,38 @@ def main(argv=None):
         best = run.meta["scores"]["best_on_test_fold"]
         print(f"best epoch {best['epoch']}: {best['accuracy']:.1%} (chosen on the test fold, so too high an estimate)")
     print(f"made {folder}/model.safetensors")
-    if frontend.kind != "stack":  # no bundle holds several spectrograms for one net
+    if name == "learned":
+        print(f"next: python -m train.centres {folder} --plot centres.png")
+    elif frontend.kind not in ("stack", "frames"):  # no bundle holds several spectrograms for one net, or raw frames
         deployed = name == "cnn7" and run.model.kwargs["order"] == "deploy"  # the others have no int8 form
         print(f"next: python -m export {folder} --data {args.data} --to BUNDLE{'' if deployed else ' --float'}")
 
 
-def _frontend(args, system):
+def _frontend(args):
     """-> the Frontend, or the Stack of those named."""
     frontends = [FRONTENDS[name] for name in args.frontend]
     if args.hop_length is not None:
         frontends = [dataclasses.replace(frontend, hop_length=args.hop_length) for frontend in frontends]
-    if len(frontends) == 1:
-        return frontends[0]
-    if not system.fuses:
-        fusing = ", ".join(name for name, other in SYSTEMS.items() if other.fuses)
-        raise ValueError(
-            f"{args.model} hears one spectrogram, not {len(frontends)}: train one run each and fuse them with "
-            f"python -m train.fuse, or take {fusing}"
-        )
-    return Stack(tuple(frontends))
+    return frontends[0] if len(frontends) == 1 else Stack(tuple(frontends))
 
 
-def _net(args, system, frontend):
+def _patch(args, system):
+    """-> the PatchShape of the system, with what was asked for instead."""
+    given = {"n_frames": args.patch_frames, "stride": args.stride, "planes": args.planes}
+    if system.patch.planes == "static" and args.frontend == ["p1_mfcc"]:
+        given["planes"] = args.planes or "stacked"
+    return dataclasses.replace(system.patch, **{name: value for name, value in given.items() if value is not None})
+
+
+def _net(args, frontend, patch):
     """-> name in train.models.MODELS, its arguments apart from n_classes."""
-    if args.shape not in system.shapes:
-        raise ValueError(f"shape {args.shape!r}: {args.model} comes as {', '.join(system.shapes)}")
-    kwargs = dict(system.shapes[args.shape])
-    if isinstance(frontend, Stack):
-        if args.sub_bands > 1:
-            raise ValueError(f"--sub-bands {args.sub_bands}: SPSMF cuts up one spectrogram, name one --frontend")
-        kwargs |= {"bands": frontend.bands, "fusion": args.fusion or "early"}
-    elif args.fusion:
+    stacked = isinstance(frontend, Stack)
+    if args.fusion and not stacked:
         raise ValueError(f"--fusion {args.fusion} takes several spectrograms: repeat --frontend")
+    if args.sub_bands > 1 and (stacked or frontend.kind == "frames"):
+        raise ValueError(f"--sub-bands {args.sub_bands}: SPSMF cuts up one spectrogram, name one --frontend")
+    given = [("fusion", args.fusion)] if args.fusion else []
+    kwargs = arguments(args.model, args.shape, frontend, patch, given + args.set)
     if args.sub_bands == 1 and not args.frame_decisions:
         return args.model, kwargs
     strategies = {"n_sub_bands": args.sub_bands, "frame_decisions": args.frame_decisions}
@@ -102,10 +100,22 @@ def _net(args, system, frontend):
 
 def _folder_name(args):
     options = [f"-{args.fusion}"] if args.fusion else []
+    options += [f"-{name}={value}" for name, value in args.set]
     options += [f"-spsmf{args.sub_bands}"] if args.sub_bands > 1 else []
     options += ["-spsmt"] if args.frame_decisions else []
     fold = "all" if args.fold is None else f"fold{args.fold}"
     return f"{args.model}-{args.shape}{''.join(options)}-{'+'.join(args.frontend)}-{fold}-seed{args.seed}"
+
+
+def _option(text):
+    """NAME=VALUE, the value a number, true, false, or a word."""
+    name, equals, value = text.partition("=")
+    if not name or not equals or "/" in value:
+        raise argparse.ArgumentTypeError(f"{text!r}: give NAME=VALUE, without a slash")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _arguments(argv):
@@ -126,10 +136,18 @@ def _arguments(argv):
         "--data",
         type=Path,
         default=RECORDINGS,
-        help="ESC-50, TAU or folder-per-class (default: the shipped recordings)",
+        help="ESC-50, UrbanSound8K, TUT, TAU, LITIS Rouen or folder-per-class (default: the shipped recordings)",
     )
     parser.add_argument("--fold", type=int, help="hold this fold out and score on it (default: train on everything)")
     parser.add_argument("--shape", default="full", help="size, see below (default full: as printed)")
+    parser.add_argument(
+        "--set",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the net, over its shape's: heads=4, skip=false, bank=sinc, late=false; repeat for several",
+    )
     parser.add_argument("--sub-bands", type=int, default=1, help="SPSMF (P2): a net for each of so many sub-bands")
     parser.add_argument(
         "--frame-decisions", action="store_true", help="SPSMT (P2): the classifier decides on every frame"
@@ -144,6 +162,7 @@ def _arguments(argv):
     )
     parser.add_argument("--patch-frames", type=int, help="frames of a patch (default: the system's; cnn7 128)")
     parser.add_argument("--stride", type=int, help="frames between patches (default: the system's; cnn7 32)")
+    parser.add_argument("--planes", choices=PLANES, help="what a net sees of a spectrogram (default: the system's)")
     recipe = parser.add_argument_group("the recipe", "defaults: the system's paper; cnn7's are ours")
     for field, (kind, text) in RECIPE_FLAGS.items():
         names = ["--mixup"] if field == "mixup_alpha" else [f"--{field.replace('_', '-')}"]

@@ -18,15 +18,16 @@ from train.scores import accuracy_and_loss
 
 
 def macs(model, in_shape):
-    """Multiply-accumulates of convolutions, matrix products and GRUs for one patch of `in_shape` (planes, frames, bands).
+    """Multiply-accumulates of convolutions, FC layers, GRUs and LSTMs for one patch of `in_shape` (planes, frames, bands).
 
-    Element-wise work such as BN, pools and gates is not counted, as in devices.size.
+    Element-wise work such as BN, pools and gates is not counted, as in devices.size; nor are filterbanks, learned ones
+    included, and the products of features in P0's attention.
     """
     total = 0
 
     def count(layer, inputs, output):
         nonlocal total
-        if isinstance(layer, nn.GRU):
+        if isinstance(layer, (nn.GRU, nn.LSTM)):
             n_frames = inputs[0].shape[1]  # batch of one
             total += n_frames * sum(p.numel() for name, p in layer.named_parameters() if name.startswith("weight"))
         elif isinstance(layer, nn.Conv2d):
@@ -34,7 +35,7 @@ def macs(model, in_shape):
         else:
             total += layer.weight.numel() * (output.numel() // output.shape[-1])
 
-    counted = (nn.Conv2d, nn.Linear, nn.GRU)
+    counted = (nn.Conv2d, nn.Linear, nn.GRU, nn.LSTM)
     hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, counted)]
     was_training = model.training
     with torch.no_grad():

@@ -19,7 +19,7 @@ CACHE = Path(".cache/features")
 POSITION = 2.0
 VERSION = 4  # raise it when runtime.frontend computes other numbers
 # What a net sees of a spectrogram -> how many of its frames that costs at both ends together.
-PLANES = {"deltas": DELTA_FRAMES, "static": 0, "stacked": 2}
+PLANES = {"deltas": DELTA_FRAMES, "static": 0, "stacked": 2, "frames": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,7 @@ class PatchShape:
     deltas    the spectrogram, its delta and its delta-delta, a plane each (P3)
     static    the spectrogram alone (P1, P2)
     stacked   the spectrogram and, as further bands, its delta over one frame either way: P1's MFCC, eq. (9)
+    frames    raw frames, samples in place of bands, for nets that learn their filters and take deltas themselves (P4)
     """
 
     n_frames: int = 128
@@ -156,6 +157,11 @@ def looped(static, n_frames):
     """(bands, frames) -> (bands, at least n_frames): a short clip is repeated, never padded with silence."""
     repeats = -(-n_frames // static.shape[1])
     return np.tile(static, (1, repeats)) if repeats > 1 else static
+
+
+def unchanged(frontend):
+    """-> mean, std for raw frames, whose net normalises by itself: (1, samples) of 0, of 1."""
+    return np.zeros((1, frontend.n_bands), np.float32), np.ones((1, frontend.n_bands), np.float32)
 
 
 def normalisation(statics, planes_of):

@@ -87,6 +87,7 @@ RANGES = {
 def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, say=print):
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
 
+    Targets may also be (clips, labels) of 0 and 1, several labels at once: the loss is then binary cross entropy, as P0's.
     `identity`: JSON-able, what else the result depends on; a checkpoint of another one is not resumed. `teacher`: a
     function of raw patches (n, planes, frames, bands) in dB -> logits. `evaluate`: history so far -> accuracy, called on
     some epochs. -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
@@ -101,6 +102,10 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
         say(f"resumed after epoch {len(history)}")
     data = [torch.from_numpy(looped(s, run.patch.n_static)) for s in statics]
     targets = torch.as_tensor(targets)
+    if recipe.oversample and targets.ndim == 2:
+        raise ValueError(
+            "oversample: recordings with several labels have no class to be made as frequent as the others"
+        )
     if recipe.crops == "grid":
         data, targets = _grid(data, targets, run.patch)
     started, first = time.monotonic(), len(history)
@@ -130,21 +135,28 @@ def _epoch(run, data, targets, recipe, optimizer, teacher):
     run.model.train()
     mean, std = (torch.from_numpy(a)[:, None] for a in (run.mean, run.std))  # (planes, 1, bands)
     order, total = augment.oversampled(targets) if recipe.oversample else torch.randperm(len(data)), 0.0
-    targets = F.one_hot(targets, len(run.labels)).float()
+    loss_of = F.binary_cross_entropy_with_logits if targets.ndim == 2 else _kl_divergence
+    targets = targets.float() if targets.ndim == 2 else F.one_hot(targets, len(run.labels)).float()
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
     n_batches = max(1, len(order) // recipe.batch_size)
     for batch in torch.tensor_split(order, n_batches):
-        static = augment.random_gain(augment.random_crops([data[i] for i in batch], run.patch.n_static), recipe.gain_db)
-        raw, target = augment.planes_of(static, run.patch.planes), targets[batch]
+        raw, target = _patches([data[i] for i in batch], run.patch, recipe.gain_db), targets[batch]
         if recipe.mixup_alpha and len(batch) > 1:
             raw, target = augment.mixup(raw, target, recipe.mixup_alpha, recipe.shares)
         x = augment.spec_augment((raw - mean) / std, recipe.mask_frames, recipe.mask_bands)
-        loss = _loss(run.model(x), target, recipe, teacher and teacher(raw))
+        loss = _loss(run.model(x), target, recipe, teacher and teacher(raw), loss_of)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item() * len(batch)
     return total / len(order)
+
+
+def _patches(statics, patch, gain_db):
+    """A random stretch of each clip, louder or quieter -> (batch, planes, frames, bands)."""
+    raw = patch.planes == "frames"
+    crops = augment.random_crops(statics, patch.n_static, raw)
+    return augment.planes_of(augment.random_gain(crops, gain_db, raw), patch.planes)
 
 
 def _grid(data, targets, patch):
@@ -157,9 +169,13 @@ def _grid(data, targets, patch):
     return pieces, torch.stack(labels)
 
 
-def _loss(logits, target, recipe, teacher_logits=None):
-    """KL divergence to the soft labels; with a teacher, part of it to the teacher's softened opinion (Hinton 2015)."""
-    hard = F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean")
+def _kl_divergence(logits, target):
+    return F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean")
+
+
+def _loss(logits, target, recipe, teacher_logits=None, loss_of=_kl_divergence):
+    """loss_of the soft labels; with a teacher, part of it KL divergence to its softened opinion (Hinton 2015)."""
+    hard = loss_of(logits, target)
     if teacher_logits is None:
         return hard
     t = recipe.temperature
@@ -221,6 +237,14 @@ def clip_log_probabilities(run, statics):
         log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(cut))), 1)
         out.append(torch.logsumexp(log_p, 0) - math.log(len(cut)))
     return torch.stack(out).numpy()
+
+
+@torch.no_grad()
+def clip_tag_probabilities(run, statics):
+    """(bands, frames) spectrograms -> (clips, labels): the mean over a clip's patches of each label's probability."""
+    run.model.eval()
+    patches = [torch.from_numpy(run.normalise(run.patch.cut(static))) for static in statics]
+    return torch.stack([run.model(x).sigmoid().mean(0) for x in patches]).numpy()
 
 
 def _keep_memory():

@@ -2,12 +2,17 @@
 
 import functools
 
+from train.attentive import AttentiveNet
 from train.cdnn import CDNN
 from train.cnn7 import CNN7
 from train.crnn import CRNN
 from train.joint import Joint
+from train.relevance import LearnedNet
 from train.strategies import Strategies
 from train.vgg import VGG, TinyVGG
 
-NETS = {"cnn7": CNN7, "cdnn": CDNN, "crnn": CRNN, "joint": Joint, "vgg": VGG, "tinyvgg": TinyVGG}
+NETS = {
+    "cnn7": CNN7, "cdnn": CDNN, "crnn": CRNN, "joint": Joint, "vgg": VGG, "tinyvgg": TinyVGG, "attentive": AttentiveNet,
+    "learned": LearnedNet,
+}  # fmt: skip
 MODELS = {**NETS, "strategies": functools.partial(Strategies, NETS)}

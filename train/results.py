@@ -1,6 +1,7 @@
 """What finished runs said about their test clips, named and grouped by fold: train.fuse and train.compare read runs so."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ from runtime.files import read_json
 from runtime.frontend import PRESETS
 from runtime.papers import PAPERS
 from train.features import Stack, frontend_from_json
+from train.models import NETS
 from train.scores import load_predictions
 from train.systems import SYSTEMS
 
 FUSION_NAMES = {"early": "EF", "middle": "MF", "late": "LF"}  # as P2 calls them
+OF_INPUT = {"n_classes", "bands", "fusion", "n_features", "n_frames", "sr"}  # arguments that no name needs to tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +91,23 @@ def _load(folder):
 
 
 def _system_name(model, kwargs):
-    """The net, its shape where it is not the paper's full one, then P2's options by their names."""
+    """The net, its shape where it is not the paper's full one, what --set changed of it, P2's options by their names."""
     if model == "strategies":
         parts = [_system_name(kwargs["net"], kwargs["kwargs"])]
         parts += [f"SPSMF {kwargs['n_sub_bands']}"] if kwargs["n_sub_bands"] > 1 else []
         return " ".join(parts + ["SPSMT"] * kwargs["frame_decisions"])
-    shapes = SYSTEMS[model].shapes
-    fitting = [name for name, shape in shapes.items() if all(_same(kwargs.get(k), v) for k, v in shape.items())]
-    shape = max(fitting, key=lambda name: len(shapes[name]), default="other shape")
-    parts = [model] + ([] if shape == "full" else [shape])
-    return " ".join(parts + ([FUSION_NAMES[kwargs["fusion"]]] if kwargs.get("bands") else []))
+    changes = {name: _changes(model, shape, kwargs) for name, shape in SYSTEMS[model].shapes.items()}
+    shape = min(changes, key=lambda name: len(changes[name]))  # the first of equally close ones
+    parts = [model] + ([] if shape == "full" else [shape]) + changes[shape]
+    return " ".join(parts + ([FUSION_NAMES[kwargs["fusion"]]] if kwargs.get("bands") and "fusion" in kwargs else []))
+
+
+def _changes(model, shape, kwargs):
+    """-> ["heads=4", ...]: where a net's arguments are not those of its shape."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(NETS[model]).parameters.items()}
+    wanted = defaults | shape
+    names = [name for name in kwargs if name not in OF_INPUT and not _same(kwargs[name], wanted[name])]
+    return [f"{name}={str(kwargs[name]).replace(' ', '')}" for name in names]
 
 
 def _same(stored, value):

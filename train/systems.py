@@ -5,18 +5,23 @@ Where a paper leaves something open, such as the alpha of mixup, the value is ou
 
 import dataclasses
 
-from train import cnn7
-from train.features import PatchShape
+from train import attentive, cnn7, relevance
+from train.features import PatchShape, Stack
 from train.loop import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    about: str  # paper, what it is, parameters with 10 classes (one plane, one spectrogram)
+    about: str  # paper, what it is, parameters with 10 classes (one spectrogram where not said otherwise)
     shapes: dict  # name -> arguments of the net; "full" is the paper's
     patch: PatchShape
     recipe: Recipe
-    fuses: bool = False  # takes several spectrograms at once
+    follows: tuple = ()  # arguments of the net that its input gives: bands, n_features, n_frames, sr
+
+    @property
+    def fuses(self):
+        """Whether it takes several spectrograms at once."""
+        return "bands" in self.follows
 
 
 FULL_AND_SMALL = {"full": {}, "small": {"width": 0.25}}  # small: scaled down for training on a CPU, no paper's net
@@ -32,6 +37,10 @@ P2_PATCH = PatchShape(862, 862, "static")
 P2_RECIPE = Recipe(
     epochs=55, batch_size=64, lr=1e-3, weight_decay=0.0, gain_db=0.0, mask_frames=0, mask_bands=0, schedule="steps"
 )
+P0_RECIPE = Recipe(
+    epochs=10, batch_size=100, lr=1e-3, weight_decay=5e-3, gain_db=0.0, mixup_alpha=0.0, mask_frames=0, mask_bands=0,
+    schedule="constant",
+)  # fmt: skip
 
 SYSTEMS = {
     "cnn7": System(
@@ -65,19 +74,54 @@ SYSTEMS = {
         FULL_AND_SMALL,
         P2_PATCH,
         P2_RECIPE,
-        fuses=True,
+        follows=("bands",),
     ),
     "tinyvgg": System(
         "P2, Task 1B, four convolutions on whole clips, 122,434 parameters",
         FULL_AND_SMALL,
         P2_PATCH,
         P2_RECIPE,
-        fuses=True,
+        follows=("bands",),
+    ),
+    "attentive": System(
+        "P0, convolutions that features share, attentive and bilinear fusion, 386,216 parameters with three features",
+        attentive.SHAPES,
+        PatchShape(128, 128, "static"),  # the paper's segments contradict its clips
+        P0_RECIPE,
+        follows=("bands", "n_features", "n_frames"),
+    ),
+    "learned": System(
+        "P4, learned filters on raw frames, relevance heads, nine convolutions or a CNN-LSTM, 11,743,904 parameters",
+        relevance.SHAPES,
+        PatchShape(431, 431, "frames"),  # 10 s at a hop of 1024; 423 frames behind the deltas
+        Recipe(mask_frames=0, mask_bands=0),  # the net masks what its filters give
+        follows=("sr",),
     ),
 }
 
 
+def arguments(name, shape, frontend, patch, given=()):
+    """-> the net's arguments apart from n_classes: its shape's, what follows from the input, and `given` over both.
+
+    frontend: a Frontend or a Stack. Raises ValueError for an unknown shape, or several spectrograms for a net of one.
+    """
+    system = SYSTEMS[name]
+    if shape not in system.shapes:
+        raise ValueError(f"shape {shape!r}: {name} comes as {', '.join(system.shapes)}")
+    bands = frontend.bands if isinstance(frontend, Stack) else None
+    if bands and not system.fuses:
+        fusing = ", ".join(other for other, it in SYSTEMS.items() if it.fuses)
+        raise ValueError(
+            f"{name} hears one spectrogram, not {len(bands)}: train one run each and fuse them with "
+            f"python -m train.fuse, or take {fusing}"
+        )
+    n_features = len(bands or [0]) * (3 if patch.planes == "deltas" else 1)
+    facts = {"bands": bands, "n_features": n_features, "n_frames": patch.n_frames, "sr": frontend.sr}
+    known = {fact: facts[fact] for fact in system.follows if facts[fact] is not None}
+    return system.shapes[shape] | known | dict(given)
+
+
 def described():
     """The systems as lines for --help."""
-    lines = [f"  {name:8} {system.about} [--shape {', '.join(system.shapes)}]" for name, system in SYSTEMS.items()]
-    return "\n".join(["systems:", *lines, "", "small: a quarter of the paper's widths, to train on a CPU"])
+    lines = [f"  {name:9} {system.about} [--shape {', '.join(system.shapes)}]" for name, system in SYSTEMS.items()]
+    return "\n".join(["systems:", *lines, "", "small: ours, scaled down to train on a CPU"])

@@ -9,7 +9,7 @@ import torch
 from runtime.files import write_atomic
 from train import scores
 from train.data import load_dataset, split
-from train.features import CACHE, features, normalisation
+from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
 from train.run import Run, load_run
@@ -21,16 +21,13 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     A finished run of the same recipe in `folder` is not trained again.
     """
     folder = Path(folder)
+    fitting(model_name, frontend, patch, recipe)
     dataset = load_dataset(data)
     if len(dataset.labels) < 2:
         raise ValueError(f"{data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
     train_clips, test_clips = split(dataset, fold)
     train_statics, test_statics = (features(clips, frontend, cache) for clips in (train_clips, test_clips))
-    mean, std = normalisation(train_statics, patch.planes_of)
-    torch.manual_seed(recipe.seed)
-    model = MODELS[model_name](n_classes=len(dataset.labels), **kwargs)
-    run = Run(model_name, model, frontend, patch, dataset.labels, mean, std, {})
-    _check_patch(run)
+    run = new_run(model_name, kwargs, frontend, patch, dataset.labels, train_statics, recipe)
     targets = [dataset.labels.index(clip.label) for clip in train_clips]
     identity = [frontend.to_json(), patch.to_json(), [clip.path.name for clip in train_clips], targets]
 
@@ -62,6 +59,31 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     run.save(folder)
     write_atomic(folder / "curves.png", lambda path: scores.plot_curves(path, history))
     return run, log_p
+
+
+def fitting(model_name, frontend, patch, recipe):
+    """Raises ValueError for a net that hears raw frames and a front end that makes none, or the other way round."""
+    raw = patch.planes == "frames"
+    if raw != (frontend.kind == "frames"):
+        wanted = "raw frames, --frontend p4_frames or frames_16k" if raw else "a spectrogram; learned takes raw frames"
+        raise ValueError(f"{model_name} cannot hear {frontend.kind}: give it {wanted}")
+    if raw and (recipe.mask_frames or recipe.mask_bands):
+        raise ValueError(
+            "mask_frames and mask_bands would hide raw samples: give them to the net, --set mask_frames=16"
+        )
+
+
+def new_run(model_name, kwargs, frontend, patch, labels, statics, recipe):
+    """-> a Run with a net of the recipe's seed and the statistics of `statics`, which it will learn from. ValueError."""
+    torch.manual_seed(recipe.seed)
+    try:
+        model = MODELS[model_name](n_classes=len(labels), **kwargs)
+    except TypeError as error:
+        raise ValueError(f"{model_name} has no such setting: {error}") from error
+    mean, std = unchanged(frontend) if patch.planes == "frames" else normalisation(statics, patch.planes_of)
+    run = Run(model_name, model, frontend, patch, labels, mean, std, {})
+    _check_patch(run)
+    return run
 
 
 def _check_patch(run):

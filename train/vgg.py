@@ -38,7 +38,11 @@ class VGG(nn.Module):
 
     def __init__(self, n_classes, bands=None, fusion="early", width=1.0):
         super().__init__()
-        self.bands = _checked(bands, fusion)
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion {fusion!r}: choose {', '.join(FUSIONS)}")
+        self.bands = checked_bands(bands)
+        if fusion != "late" and len(set(self.bands or [])) > 1:
+            raise ValueError(f"bands {self.bands}: {fusion} fusion wants equally many each; take --fusion late")
         self.kwargs = dict(n_classes=n_classes, bands=self.bands, fusion=fusion, width=width)
         n_inputs, n_own = len(self.bands or [0]), FUSIONS[fusion]
         blocks = [(scaled([c for _, c in convs], width), [k for k, _ in convs], pool) for convs, pool in self.blocks]
@@ -86,13 +90,10 @@ def _stack(cin, blocks):
     return nn.Sequential(*layers)
 
 
-def _checked(bands, fusion):
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion {fusion!r}: choose {', '.join(FUSIONS)}")
+def checked_bands(bands):
+    """How many bands each spectrogram has -> the same as a list, or None. Raises ValueError."""
     if bands is None:
         return None
     if not isinstance(bands, (list, tuple)) or not all(type(n) is int and n >= 1 for n in bands) or not bands:
         raise ValueError(f"bands {bands!r}: give a list of whole numbers, the bands of each spectrogram")
-    if fusion != "late" and len(set(bands)) > 1:
-        raise ValueError(f"bands {list(bands)}: {fusion} fusion wants equally many each; take --fusion late")
     return list(bands)
