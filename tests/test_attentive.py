@@ -12,6 +12,7 @@ from tests.conftest import run
 from tests.test_layouts import chime
 from train import tags
 from train.attentive import SHAPES, AttentiveNet, EarlyFusion, LateFusion, similarity
+from train.loop import Recipe, fit
 from train.run import load_run
 from train.tagging import equal_error_rates
 
@@ -166,3 +167,8 @@ def test_scenes_train_through_the_one_loop(sounds, cache, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert load_run(tmp_path / "run").meta["scores"]["last"]["accuracy"] == 1.0
+
+
+def test_several_labels_have_no_classes_to_balance(small_runs, tmp_path):
+    with pytest.raises(ValueError, match="oversample: recordings with several labels"):
+        fit(small_runs[0], [], np.zeros((0, 4), np.float32), Recipe(oversample=True), tmp_path)

@@ -166,7 +166,7 @@ def test_litis_folds_repeat_their_clips(tmp_path):
 
 
 def test_chime_home_is_its_own_thing(tmp_path):
-    with pytest.raises(DataError, match=r"CHiME-Home.*several labels.*load_tagged"):
+    with pytest.raises(DataError, match=r"CHiME-Home.*several labels.*python -m train\.tags"):
         load_dataset(chime(tmp_path))
     dataset = load_tagged(tmp_path)
     assert dataset.folds == (0, 1, 2, 3, 4, 5) and len(dataset.labels) == 7

@@ -1,18 +1,20 @@
 """P4's filterbank and relevance weighting: each equation against a naive loop, gradients, physics, and a net that trains."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 
+from export.__main__ import export
 from runtime.filterbanks import hz_to_mel
-from runtime.frontend import spectrogram
+from runtime.frontend import CQT, MEL, spectrogram
 from runtime.papers import PAPERS
 from tests.conftest import noise, run
 from train import augment, centres, features
 from train.__main__ import main
-from train.features import PatchShape
+from train.features import PatchShape, Stack
 from train.learned import BANKS, CosineGaussian, Mel, Sinc, band_energies
 from train.loop import _patches
 from train.relevance import SHAPES, SMALL_FRAMES, LearnedNet, Relevance, Weighting, head_bands
@@ -308,3 +310,14 @@ def test_centres_want_a_run_of_learned(small_runs, tmp_path):
     for folder, sentence in (("cnn7", "is a cnn7: only a run of learned"), ("gone", "not a finished training run")):
         with pytest.raises(ValueError, match=sentence):
             centres.main([str(tmp_path / folder)])
+
+
+def test_no_bundle_holds_what_no_stream_makes(small_runs, tmp_path):
+    """Its nets get a spectrogram and its deltas: other planes end in one line, before anything is computed."""
+    patch = dataclasses.replace(small_runs[0].patch, planes="static")
+    odd = dataclasses.replace(small_runs[0], patch=patch)
+    with pytest.raises(ValueError, match="cnn7 hears static planes: a bundle feeds"):
+        export([odd], tmp_path / "bundle", tmp_path, None)
+    stack = dataclasses.replace(small_runs[0], frontend=Stack((MEL, CQT)))
+    with pytest.raises(ValueError, match="cnn7 hears several spectrograms: a bundle feeds"):
+        export([stack], tmp_path / "bundle", tmp_path, None)

@@ -62,9 +62,9 @@ def main(argv=None):
     print(f"made {folder}/model.safetensors")
     if name == "learned":
         print(f"next: python -m train.centres {folder} --plot centres.png")
-    elif frontend.kind not in ("stack", "frames"):  # no bundle holds several spectrograms for one net, or raw frames
-        deployed = name == "cnn7" and run.model.kwargs["order"] == "deploy"  # the others have no int8 form
-        print(f"next: python -m export {folder} --data {args.data} --to BUNDLE{'' if deployed else ' --float'}")
+    elif patch.planes == "deltas" and frontend.kind != "stack":  # no bundle holds other planes, or several spectrograms
+        numbers = {"deploy": "", "paper": " --float"}.get(run.model.kwargs.get("order"), " --converters")
+        print(f"next: python -m export {folder} --data {args.data} --to BUNDLE{numbers}")
 
 
 def _frontend(args):

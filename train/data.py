@@ -47,9 +47,7 @@ def load_dataset(path: str | Path = RECORDINGS) -> Dataset:
     if not root.is_dir():
         raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give a data set's folder")
     if is_chime_home(root):
-        raise DataError(
-            f"{root} is CHiME-Home, whose recordings carry several labels each: use train.tagging.load_tagged"
-        )
+        raise DataError(f"{root} is CHiME-Home, whose recordings carry several labels each: use python -m train.tags")
     layout = read_layout(root) or Layout(root.resolve().name, _folder_clips(root), {}, "")
     _check_files(root, layout)
     labels = tuple(sorted({clip.label for clip in layout.clips}))

@@ -34,7 +34,8 @@ class VGG(nn.Module):
     Raises ValueError.
     """
 
-    blocks, fc_width = VGG_BLOCKS, 512
+    blocks: tuple = VGG_BLOCKS
+    fc_width = 512
 
     def __init__(self, n_classes, bands=None, fusion="early", width=1.0):
         super().__init__()
