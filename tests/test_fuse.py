@@ -238,6 +238,11 @@ def test_the_table_of_all_systems(typed, tmp_path):
         ("cnn7", {"widths": [4] * 6}, "cnn7 widths=[4,4,4,4,4,4] order=deploy"),
         ("learned", {"net": "lstm", "heads": 4, "sr": 16000}, "learned urban8k heads=4"),
         ("attentive", {"late": False, "bands": [40, 40], "n_features": 2}, "attentive late=False"),
+        (
+            "strategies",
+            {"net": "tinyvgg", "kwargs": {"width": 0.25, "bands": [16, 16]}, "frame_decisions": True},
+            "tinyvgg small EF SPSMT",
+        ),
     ],
 )
 def test_systems_are_named_by_shape_and_what_was_set(name, kwargs, words):

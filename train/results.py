@@ -96,16 +96,17 @@ def _system_name(model, kwargs):
         parts = [_system_name(kwargs["net"], kwargs["kwargs"])]
         parts += [f"SPSMF {kwargs['n_sub_bands']}"] if kwargs["n_sub_bands"] > 1 else []
         return " ".join(parts + ["SPSMT"] * kwargs["frame_decisions"])
-    changes = {name: _changes(model, shape, kwargs) for name, shape in SYSTEMS[model].shapes.items()}
+    # a net inside P2's options is stored with what was given alone
+    defaults = {name: parameter.default for name, parameter in inspect.signature(NETS[model]).parameters.items()}
+    kwargs = defaults | kwargs
+    changes = {name: _changes(kwargs, defaults | shape) for name, shape in SYSTEMS[model].shapes.items()}
     shape = min(changes, key=lambda name: len(changes[name]))  # the first of equally close ones
     parts = [model] + ([] if shape == "full" else [shape]) + changes[shape]
     return " ".join(parts + ([FUSION_NAMES[kwargs["fusion"]]] if kwargs.get("bands") and "fusion" in kwargs else []))
 
 
-def _changes(model, shape, kwargs):
+def _changes(kwargs, wanted):
     """-> ["heads=4", ...]: where a net's arguments are not those of its shape."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(NETS[model]).parameters.items()}
-    wanted = defaults | shape
     names = [name for name in kwargs if name not in OF_INPUT and not _same(kwargs[name], wanted[name])]
     return [f"{name}={str(kwargs[name]).replace(' ', '')}" for name in names]
 
