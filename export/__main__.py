@@ -31,6 +31,10 @@ def export(
 ):  # fmt: skip
     """Calibrate on the clips that the runs trained on, keep one of the others as the golden window, write the bundle."""
     check_target(folder)
+    for run in runs:
+        if run.patch.planes != "deltas" or run.frontend.kind == "stack":
+            heard = "several spectrograms" if run.frontend.kind == "stack" else f"{run.patch.planes} planes"
+            raise ValueError(f"{run.name} hears {heard}: a bundle feeds one spectrogram and its deltas, train on those")
     dataset = load_dataset(data)
     if dataset.labels != runs[0].labels:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
@@ -9,83 +10,171 @@ import torch
 from runtime import command
 from runtime.frontend import PRESETS
 from runtime.papers import PAPERS
-from train import scores
+from train import scores, vgg
 from train.data import RECORDINGS
-from train.features import CACHE, PatchShape
-from train.loop import Recipe
-from train.models import MODELS
-from train.trainer import SHAPES, train
+from train.features import CACHE, PLANES, Stack
+from train.loop import CHOICES
+from train.relevance import SMALL_FRAMES
+from train.systems import SYSTEMS, arguments, described
+from train.trainer import train
 
 FRONTENDS = {
     **{name: dataclasses.replace(frontend, hop_length=1120) for name, frontend in PRESETS.items()},
-    **{name: frontend for name, frontend in PAPERS.items() if frontend.kind != "frames"},
+    **PAPERS,
+    "frames_16k": SMALL_FRAMES,
+}
+# Flags that replace a value of the system's recipe.
+RECIPE_FLAGS = {
+    "epochs": (int, "passes over the recordings"),
+    "batch_size": (int, "patches of one step"),
+    "lr": (float, "Adam's peak learning rate"),
+    "weight_decay": (float, "l2"),
+    "gain_db": (float, "each patch louder or quieter by up to this"),
+    "mixup_alpha": (float, "alpha of the Beta distribution, 0 for none"),
+    "mask_frames": (int, "SpecAugment: frames hidden at most"),
+    "mask_bands": (int, "SpecAugment: bands hidden at most"),
+    "distill": (float, "weight of the teachers' opinion, 0..1"),
+    "schedule": (str, "learning rate over the epochs"),
+    "shares": (str, "distribution of mixup's shares"),
+    "crops": (str, "a random patch of each clip per epoch, or every patch"),
 }
 
 
 def main(argv=None):
     args = _arguments(argv)
-    frontend = FRONTENDS[args.frontend]
-    if args.hop_length is not None:
-        frontend = dataclasses.replace(frontend, hop_length=args.hop_length)
-    patch = PatchShape(args.patch_frames, args.stride)
-    fold = "all" if args.fold is None else f"fold{args.fold}"
-    folder = args.out or Path("runs") / f"{args.model}-{args.shape}-{args.frontend}-{fold}-seed{args.seed}"
-    recipe = Recipe(
-        epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, mixup_alpha=args.mixup, seed=args.seed,
-        distill=args.distill,
-    )  # fmt: skip
+    system = SYSTEMS[args.model]
+    frontend, patch = _frontend(args), _patch(args, system)
+    name, kwargs = _net(args, frontend, patch)
+    given = {field: getattr(args, field) for field in [*RECIPE_FLAGS, "oversample"] if getattr(args, field) is not None}
+    recipe = dataclasses.replace(system.recipe, seed=args.seed, **given)
     if not 1 <= args.threads <= 256:
         raise ValueError(f"threads {args.threads}: choose 1 to 256")
     torch.set_num_threads(args.threads)
+    folder = args.out or Path("runs") / _folder_name(args)
     run, _ = train(
-        args.model, SHAPES[args.shape], frontend, patch, args.data, args.fold, recipe, folder,
+        name, kwargs, frontend, patch, args.data, args.fold, recipe, folder,
         teachers=args.teacher, cache=args.cache, say=lambda line: print(line, flush=True),
     )  # fmt: skip
     if run.meta["scores"]:
         print(scores.text(run.meta["scores"]["last"]))
         best = run.meta["scores"]["best_on_test_fold"]
         print(f"best epoch {best['epoch']}: {best['accuracy']:.1%} (chosen on the test fold, so too high an estimate)")
-    numbers = " --float" if run.model.kwargs.get("order") == "paper" else ""  # the paper's order has no int8 form
-    print(f"made {folder}/model.safetensors\nnext: python -m export {folder} --data {args.data} --to BUNDLE{numbers}")
+    print(f"made {folder}/model.safetensors")
+    if name == "learned":
+        print(f"next: python -m train.centres {folder} --plot centres.png")
+    elif patch.planes == "deltas" and frontend.kind != "stack":  # no bundle holds other planes, or several spectrograms
+        numbers = {"deploy": "", "paper": " --float"}.get(run.model.kwargs.get("order"), " --converters")
+        print(f"next: python -m export {folder} --data {args.data} --to BUNDLE{numbers}")
+
+
+def _frontend(args):
+    """-> the Frontend, or the Stack of those named."""
+    frontends = [FRONTENDS[name] for name in args.frontend]
+    if args.hop_length is not None:
+        frontends = [dataclasses.replace(frontend, hop_length=args.hop_length) for frontend in frontends]
+    return frontends[0] if len(frontends) == 1 else Stack(tuple(frontends))
+
+
+def _patch(args, system):
+    """-> the PatchShape of the system, with what was asked for instead."""
+    given = {"n_frames": args.patch_frames, "stride": args.stride, "planes": args.planes}
+    if system.patch.planes == "static" and args.frontend == ["p1_mfcc"]:
+        given["planes"] = args.planes or "stacked"
+    return dataclasses.replace(system.patch, **{name: value for name, value in given.items() if value is not None})
+
+
+def _net(args, frontend, patch):
+    """-> name in train.models.MODELS, its arguments apart from n_classes."""
+    stacked = isinstance(frontend, Stack)
+    if args.fusion and not stacked:
+        raise ValueError(f"--fusion {args.fusion} takes several spectrograms: repeat --frontend")
+    if args.sub_bands > 1 and (stacked or frontend.kind == "frames"):
+        raise ValueError(f"--sub-bands {args.sub_bands}: SPSMF cuts up one spectrogram, name one --frontend")
+    given = [("fusion", args.fusion)] if args.fusion else []
+    kwargs = arguments(args.model, args.shape, frontend, patch, given + args.set)
+    if args.sub_bands == 1 and not args.frame_decisions:
+        return args.model, kwargs
+    strategies = {"n_sub_bands": args.sub_bands, "frame_decisions": args.frame_decisions}
+    return "strategies", {"net": args.model, "kwargs": kwargs, **strategies}
+
+
+def _folder_name(args):
+    options = [f"-{args.fusion}"] if args.fusion else []
+    options += [f"-{name}={value}" for name, value in args.set]
+    options += [f"-spsmf{args.sub_bands}"] if args.sub_bands > 1 else []
+    options += ["-spsmt"] if args.frame_decisions else []
+    fold = "all" if args.fold is None else f"fold{args.fold}"
+    return f"{args.model}-{args.shape}{''.join(options)}-{'+'.join(args.frontend)}-{fold}-seed{args.seed}"
+
+
+def _option(text):
+    """NAME=VALUE, the value a number, true, false, or a word."""
+    name, equals, value = text.partition("=")
+    if not name or not equals or "/" in value:
+        raise argparse.ArgumentTypeError(f"{text!r}: give NAME=VALUE, without a slash")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _arguments(argv):
-    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__.split("  ")[0])
-    parser.add_argument("model", choices=MODELS, help="architecture")
+    parser = argparse.ArgumentParser(
+        prog="python -m train", description=__doc__.split("  ")[0], epilog=described(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("model", choices=SYSTEMS, help="system, see below")
     parser.add_argument(
-        "--frontend", choices=FRONTENDS, metavar="NAME", required=True, help=f"spectrogram: {', '.join(FRONTENDS)}"
+        "--frontend",
+        choices=FRONTENDS,
+        metavar="NAME",
+        required=True,
+        action="append",
+        help=f"spectrogram; repeat for nets that fuse several: {', '.join(FRONTENDS)}",
     )
     parser.add_argument(
         "--data",
         type=Path,
         default=RECORDINGS,
-        help="ESC-50, TAU or folder-per-class (default: the shipped recordings)",
+        help="ESC-50, UrbanSound8K, TUT, TAU, LITIS Rouen or folder-per-class (default: the shipped recordings)",
     )
     parser.add_argument("--fold", type=int, help="hold this fold out and score on it (default: train on everything)")
+    parser.add_argument("--shape", default="full", help="size, see below (default full: as printed)")
     parser.add_argument(
-        "--shape", choices=SHAPES, default="full", help="full: Table I of P3; cr, cr+dc: its compressed forms"
+        "--set",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the net, over its shape's: heads=4, skip=false, bank=sinc, late=false; repeat for several",
+    )
+    parser.add_argument("--sub-bands", type=int, default=1, help="SPSMF (P2): a net for each of so many sub-bands")
+    parser.add_argument(
+        "--frame-decisions", action="store_true", help="SPSMT (P2): the classifier decides on every frame"
+    )
+    parser.add_argument(
+        "--fusion", choices=vgg.FUSIONS, help="where several spectrograms meet: EF, MF, LF of P2 (default early)"
     )
     parser.add_argument(
         "--hop-length",
         type=int,
         help="samples; P3's 620, 1120, 1850 give patches of 1.8, 3.3, 5.4 s (default: mel, gam, cqt 1120, others their own)",
     )
-    parser.add_argument("--patch-frames", type=int, default=128, help="frames of a patch (default 128)")
-    parser.add_argument("--stride", type=int, default=32, help="frames between patches (default 32)")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
-    parser.add_argument("--batch-size", type=int, default=Recipe.batch_size)
-    parser.add_argument("--lr", type=float, default=Recipe.lr, help="Adam's peak learning rate")
-    parser.add_argument(
-        "--mixup", type=float, default=Recipe.mixup_alpha, help="alpha of the Beta distribution, 0 for none"
-    )
-    parser.add_argument(
+    parser.add_argument("--patch-frames", type=int, help="frames of a patch (default: the system's; cnn7 128)")
+    parser.add_argument("--stride", type=int, help="frames between patches (default: the system's; cnn7 32)")
+    parser.add_argument("--planes", choices=PLANES, help="what a net sees of a spectrogram (default: the system's)")
+    recipe = parser.add_argument_group("the recipe", "defaults: the system's paper; cnn7's are ours")
+    for field, (kind, text) in RECIPE_FLAGS.items():
+        names = ["--mixup"] if field == "mixup_alpha" else [f"--{field.replace('_', '-')}"]
+        recipe.add_argument(*names, dest=field, type=kind, choices=CHOICES.get(field), help=text)
+    recipe.add_argument("--oversample", action=argparse.BooleanOptionalAction, help="classes equally often per epoch")
+    recipe.add_argument(
         "--teacher",
         type=Path,
         action="append",
         default=[],
         help="run of the same spectrogram to distil from; repeat for several",
     )
-    parser.add_argument("--distill", type=float, default=Recipe.distill, help="weight of the teachers' opinion, 0..1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")

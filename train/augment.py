@@ -3,17 +3,17 @@
 import torch
 
 
-def random_crops(statics, n_static):
+def random_crops(statics, n_static, raw=False):
     """list of (bands, frames) tensors -> (batch, bands, n_static): a random stretch of each clip that holds some sound.
 
     Half of ESC-10's clips are a short sound and then silence; a crop of the silence teaches a label that nobody hears.
-    So each crop holds a frame that is at least as loud as its clip's average.
+    So each crop holds a frame that is at least as loud as its clip's average. raw: samples in place of bands in dB.
     """
-    return torch.stack([_crop_with_sound(static, n_static) for static in statics])
+    return torch.stack([_crop_with_sound(static, n_static, raw) for static in statics])
 
 
-def _crop_with_sound(static, n_static):
-    level = static.mean(0)  # dB
+def _crop_with_sound(static, n_static, raw):
+    level = static.square().mean(0) if raw else static.mean(0)  # power, or dB
     # a flat clip's mean can be rounded above all of its frames
     loud = torch.nonzero(level >= torch.minimum(level.mean(), level.max()))[:, 0]
     frame = int(loud[torch.randint(len(loud), ())])
@@ -22,8 +22,13 @@ def _crop_with_sound(static, n_static):
     return static[:, start : start + n_static]
 
 
-def planes_of(static):
-    """(batch, bands, frames) -> (batch, 3, frames - 8, bands): runtime.frontend.deltas and patches, for a batch."""
+def planes_of(static, planes="deltas"):
+    """(batch, bands, frames) -> (batch, planes, fewer frames, bands'): train.features.PatchShape.planes_of, for a batch."""
+    if planes in ("static", "frames"):
+        return static[:, None].transpose(2, 3)
+    if planes == "stacked":
+        slope = (static[..., 2:] - static[..., :-2]) / 2
+        return torch.cat([static[..., 1:-1], slope], dim=1)[:, None].transpose(2, 3)
 
     def delta(x):
         return (2 * (x[..., 4:] - x[..., :-4]) + (x[..., 3:-1] - x[..., 1:-3])) / 10
@@ -32,18 +37,37 @@ def planes_of(static):
     return torch.stack([static[..., 4:-4], first[..., 2:-2], delta(first)], dim=1).transpose(2, 3)
 
 
-def random_gain(static, range_db):
-    """(batch, bands, frames) in dB, each clip louder or quieter by up to range_db: rooms and microphones differ."""
-    return static + (torch.rand(len(static), 1, 1) * 2 - 1) * range_db
+def random_gain(static, range_db, raw=False):
+    """(batch, bands, frames) in dB, or samples, each clip louder or quieter by up to range_db: microphones differ."""
+    gain_db = (torch.rand(len(static), 1, 1) * 2 - 1) * range_db
+    return static * 10 ** (gain_db / 20) if raw else static + gain_db
 
 
-def mixup(x, target, alpha):
-    """(batch, ...), (batch, classes) -> the same, each mixed with another; the larger share is its own. P3, P1."""
+def mixup(x, target, alpha, shares="beta"):
+    """(batch, ...), (batch, classes) -> the same, each mixed with another; the larger share is its own. P3, P1.
+
+    shares: "beta" draws them from Beta(alpha, alpha), "uniform" from 0 to 1, "both" either way for half of the batch each.
+    """
     order = torch.randperm(len(x))
     share = torch.distributions.Beta(alpha, alpha).sample((len(x),))
+    if shares != "beta":
+        uniform = torch.rand(len(x))
+        share = uniform if shares == "uniform" else torch.where(torch.arange(len(x)) % 2 == 0, share, uniform)
     share = torch.maximum(share, 1 - share)
     mix = share.view(-1, *[1] * (x.dim() - 1))
     return mix * x + (1 - mix) * x[order], share[:, None] * target + (1 - share[:, None]) * target[order]
+
+
+def oversampled(targets):
+    """(n,) class indices -> indices in random order in which every class stands as often as the most frequent one. P1."""
+    largest = int(torch.bincount(targets).max())
+    rows = []
+    for label in torch.unique(targets):
+        members = torch.nonzero(targets == label)[:, 0]
+        rounds = [members[torch.randperm(len(members))] for _ in range(-(-largest // len(members)))]
+        rows.append(torch.cat(rounds)[:largest])
+    order = torch.cat(rows)
+    return order[torch.randperm(len(order))]
 
 
 def spec_augment(x, max_frames, max_bands):

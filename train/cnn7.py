@@ -32,10 +32,12 @@ class Block(nn.Module):
         self.pool = pool
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x):
+    def maps(self, x):
         x = self.conv(self.before(x))
-        x = self.after(x.relu()) if self.order == "paper" else self.after(x).relu()
-        return self.dropout(self.pool(x))
+        return self.after(x.relu()) if self.order == "paper" else self.after(x).relu()
+
+    def forward(self, x):
+        return self.dropout(self.pool(self.maps(x)))
 
 
 class CNN7(nn.Module):
@@ -62,6 +64,17 @@ class CNN7(nn.Module):
         )
         self.tail = nn.BatchNorm1d(widths[-1]) if order == "deploy" else nn.Identity()
         self.fc = nn.Linear(widths[-1], n_classes)
+
+    def maps(self, x):
+        """-> (batch, widths[5], frames / 8, bands / 8): what the global pool is given."""
+        return self.blocks[-1].maps(self.blocks[:-1](x))
+
+    def pool(self, maps):
+        return maps.mean((2, 3))  # (batch, widths[5])
+
+    def head(self, vectors):
+        """(n, widths[5]) -> (n, n_classes) logits."""
+        return self.fc(self.tail(self.blocks[-1].dropout(vectors)))
 
     def forward(self, x):
         x = self.blocks(x)  # (batch, widths[5], 1, 1)

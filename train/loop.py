@@ -14,14 +14,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 
 from runtime.files import write_atomic
-from runtime.frontend import deltas, patches
 from train import augment
 from train.features import looped
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a net is trained. Adam, one warm-up epoch, then a cosine to zero; KL divergence, as mixup makes labels soft."""
+    """How a net is trained. Adam, KL divergence as mixup makes labels soft, l2 by `weight_decay`.
+
+    schedule       "cosine": one warm-up epoch, then a cosine to zero; "constant"; "steps": 0.91 times as much after every
+                   200 batches, counted at the beginning of each epoch (P2)
+    shares         of mixup: "beta", "uniform", "both" (P1), see train.augment.mixup
+    crops          "random": one stretch of each clip per epoch; "grid": every patch of each clip, P1's without overlap
+    oversample     classes stand equally often in an epoch (P1)
+    """
 
     epochs: int = 60
     batch_size: int = 8
@@ -34,19 +40,44 @@ class Recipe:
     distill: float = 0.5  # weight of the teacher's opinion where there is a teacher
     temperature: float = 2.0
     seed: int = 0
+    schedule: str = "cosine"
+    shares: str = "beta"
+    crops: str = "random"
+    oversample: bool = False
 
     def __post_init__(self):
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r}: choose {', '.join(map(str, choices))}")
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:  # NaN too
                 raise ValueError(f"{name} {value}: choose {low} to {high}")
 
+    def to_json(self):
+        """What tells this recipe apart; fields of LATER only where they are not at their default."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 
+
+CHOICES = {
+    "schedule": ("cosine", "constant", "steps"),
+    "shares": ("beta", "uniform", "both"),
+    "crops": ("random", "grid"),
+    "oversample": (True, False),
+}
+# Checkpoints are known by the JSON of their recipe: what came later must not change it.
+LATER = {field.name: field.default for field in dataclasses.fields(Recipe)[11:]}
+STEP_DECAY, STEP_BATCHES = 0.91, 200
 RANGES = {
     "epochs": (1, 100_000),
     "batch_size": (2, 4096),
     "lr": (1e-8, 1.0),
+    "weight_decay": (0, 1),
+    "gain_db": (0, 60),
     "mixup_alpha": (0, 100),
+    "mask_frames": (0, 4096),
+    "mask_bands": (0, 65536),
     "distill": (0, 1),
     "temperature": (0.01, 100),
     "seed": (0, 2**31 - 1),
@@ -56,62 +87,95 @@ RANGES = {
 def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, say=print):
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
 
+    Targets may also be (clips, labels) of 0 and 1, several labels at once: the loss is then binary cross entropy, as P0's.
     `identity`: JSON-able, what else the result depends on; a checkpoint of another one is not resumed. `teacher`: a
     function of raw patches (n, planes, frames, bands) in dB -> logits. `evaluate`: history so far -> accuracy, called on
-    some epochs. -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was.
+    some epochs. -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
+    epochs took, all calls together, stands in run.meta["seconds_per_epoch"].
     """
     _keep_memory()
     optimizer = torch.optim.Adam(run.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     checkpoint = Path(folder) / "checkpoint.safetensors"
-    identity = json.dumps([dataclasses.asdict(recipe), run.name, run.model.kwargs, identity], sort_keys=True)
-    history = _resume(checkpoint, run.model, optimizer, identity)
+    identity = json.dumps([recipe.to_json(), run.name, run.model.kwargs, identity], sort_keys=True)
+    history, seconds = _resume(checkpoint, run.model, optimizer, identity)
     if history:
         say(f"resumed after epoch {len(history)}")
     data = [torch.from_numpy(looped(s, run.patch.n_static)) for s in statics]
-    targets = F.one_hot(torch.as_tensor(targets), len(run.labels)).float()
+    targets = torch.as_tensor(targets)
+    if recipe.oversample and targets.ndim == 2:
+        raise ValueError(
+            "oversample: recordings with several labels have no class to be made as frequent as the others"
+        )
+    if recipe.crops == "grid":
+        data, targets = _grid(data, targets, run.patch)
     started, first = time.monotonic(), len(history)
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 100_003 + epoch)
-        lr = _set_lr(optimizer, recipe, epoch)
+        lr, began = _set_lr(optimizer, recipe, epoch, len(data)), time.monotonic()
         loss = _epoch(run, data, targets, recipe, optimizer, teacher)
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
+        seconds += time.monotonic() - began
         row = {"epoch": epoch + 1, "loss": loss, "lr": lr}
         if evaluate and (epoch + 1 == recipe.epochs or (epoch + 1) % max(1, recipe.epochs // 10) == 0):
             row["accuracy"] = evaluate(history)
         history.append(row)
-        _save(checkpoint, run.model, optimizer, identity, history)
+        _save(checkpoint, run.model, optimizer, identity, history, seconds)
         left = (time.monotonic() - started) / (epoch + 1 - first) * (recipe.epochs - epoch - 1)
         score = f"  accuracy {row['accuracy']:.1%}" if "accuracy" in row else ""
         say(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss:.3f}{score}  {left:.0f} s left")
     run.model.eval()
+    # unknown where a checkpoint of before was resumed
+    run.meta = {**run.meta, "seconds_per_epoch": None if math.isnan(seconds) else seconds / len(history)}
     return history
 
 
 def _epoch(run, data, targets, recipe, optimizer, teacher):
-    """One pass over the clips in random order, a random crop of each. -> mean loss."""
+    """One pass over the clips, or over their patches, in random order. -> mean loss."""
     run.model.train()
     mean, std = (torch.from_numpy(a)[:, None] for a in (run.mean, run.std))  # (planes, 1, bands)
-    order, total = torch.randperm(len(data)), 0.0
+    order, total = augment.oversampled(targets) if recipe.oversample else torch.randperm(len(data)), 0.0
+    loss_of = F.binary_cross_entropy_with_logits if targets.ndim == 2 else _kl_divergence
+    targets = targets.float() if targets.ndim == 2 else F.one_hot(targets, len(run.labels)).float()
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
-    n_batches = max(1, len(data) // recipe.batch_size)
+    n_batches = max(1, len(order) // recipe.batch_size)
     for batch in torch.tensor_split(order, n_batches):
-        static = augment.random_gain(augment.random_crops([data[i] for i in batch], run.patch.n_static), recipe.gain_db)
-        raw, target = augment.planes_of(static), targets[batch]
+        raw, target = _patches([data[i] for i in batch], run.patch, recipe.gain_db), targets[batch]
         if recipe.mixup_alpha and len(batch) > 1:
-            raw, target = augment.mixup(raw, target, recipe.mixup_alpha)
+            raw, target = augment.mixup(raw, target, recipe.mixup_alpha, recipe.shares)
         x = augment.spec_augment((raw - mean) / std, recipe.mask_frames, recipe.mask_bands)
-        loss = _loss(run.model(x), target, recipe, teacher and teacher(raw))
+        loss = _loss(run.model(x), target, recipe, teacher and teacher(raw), loss_of)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item() * len(batch)
-    return total / len(data)
+    return total / len(order)
 
 
-def _loss(logits, target, recipe, teacher_logits=None):
-    """KL divergence to the soft labels; with a teacher, part of it to the teacher's softened opinion (Hinton 2015)."""
-    hard = F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean")
+def _patches(statics, patch, gain_db):
+    """A random stretch of each clip, louder or quieter -> (batch, planes, frames, bands)."""
+    raw = patch.planes == "frames"
+    crops = augment.random_crops(statics, patch.n_static, raw)
+    return augment.planes_of(augment.random_gain(crops, gain_db, raw), patch.planes)
+
+
+def _grid(data, targets, patch):
+    """Every patch of each (bands, frames) spectrogram as an item of its own. -> list of (bands, n_static), their targets."""
+    pieces, labels = [], []
+    for static, target in zip(data, targets):
+        starts = range(0, static.shape[1] - patch.n_static + 1, patch.stride)
+        pieces += [static[:, start : start + patch.n_static] for start in starts]
+        labels += [target] * len(starts)
+    return pieces, torch.stack(labels)
+
+
+def _kl_divergence(logits, target):
+    return F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean")
+
+
+def _loss(logits, target, recipe, teacher_logits=None, loss_of=_kl_divergence):
+    """loss_of the soft labels; with a teacher, part of it KL divergence to its softened opinion (Hinton 2015)."""
+    hard = loss_of(logits, target)
     if teacher_logits is None:
         return hard
     t = recipe.temperature
@@ -119,27 +183,31 @@ def _loss(logits, target, recipe, teacher_logits=None):
     return (1 - recipe.distill) * hard + recipe.distill * soft
 
 
-def _set_lr(optimizer, recipe, epoch):
-    lr = recipe.lr * (0.2 if epoch == 0 else 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs)))
+def _set_lr(optimizer, recipe, epoch, n_items):
+    lr = recipe.lr
+    if recipe.schedule == "cosine":
+        lr *= 0.2 if epoch == 0 else 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+    elif recipe.schedule == "steps":
+        lr *= STEP_DECAY ** (epoch * max(1, n_items // recipe.batch_size) // STEP_BATCHES)
     for group in optimizer.param_groups:
         group["lr"] = lr
     return lr
 
 
-def _save(path, model, optimizer, identity, history):
+def _save(path, model, optimizer, identity, history, seconds):
     """Model, Adam's moments, history: with the per-epoch seeds all that a killed run needs to end with the same numbers."""
     tensors = {f"net.{key}": value for key, value in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{key}": value for key, value in state.items()}
-    header = {"identity": identity, "history": json.dumps(history)}
+    header = {"identity": identity, "history": json.dumps(history), "seconds": repr(seconds)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda partial: save_file(tensors, partial, header))
 
 
 def _resume(path, model, optimizer, identity):
-    """Load the checkpoint, if there is one of the same identity. -> its history, or []."""
+    """Load the checkpoint, if there is one of the same identity. -> its history and the seconds it took, or [], 0.0."""
     if not path.exists():
-        return []
+        return [], 0.0
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
@@ -148,7 +216,7 @@ def _resume(path, model, optimizer, identity):
         raise ValueError(f"{path} is damaged ({error}): delete it to start anew") from error
     if header.get("identity") != identity:
         print(f"{path} is of another recipe or other data: starting anew", file=sys.stderr)
-        return []
+        return [], 0.0
     model.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
     state = {}
     for key, value in tensors.items():
@@ -156,7 +224,7 @@ def _resume(path, model, optimizer, identity):
             _, i, name = key.split(".")
             state.setdefault(int(i), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return json.loads(header["history"])
+    return json.loads(header["history"]), float(header.get("seconds", "nan"))  # not in those of before
 
 
 @torch.no_grad()
@@ -165,10 +233,18 @@ def clip_log_probabilities(run, statics):
     run.model.eval()
     out = []
     for static in statics:
-        cut = patches(deltas(looped(static, run.patch.n_static)), run.patch.n_frames, run.patch.stride)
+        cut = run.patch.cut(static)
         log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(cut))), 1)
         out.append(torch.logsumexp(log_p, 0) - math.log(len(cut)))
     return torch.stack(out).numpy()
+
+
+@torch.no_grad()
+def clip_tag_probabilities(run, statics):
+    """(bands, frames) spectrograms -> (clips, labels): the mean over a clip's patches of each label's probability."""
+    run.model.eval()
+    patches = [torch.from_numpy(run.normalise(run.patch.cut(static))) for static in statics]
+    return torch.stack([run.model(x).sigmoid().mean(0) for x in patches]).numpy()
 
 
 def _keep_memory():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from runtime.files import write_atomic
 from runtime.frontend import Frontend
-from train.features import PatchShape
+from train.features import PatchShape, Stack, frontend_from_json
 from train.models import MODELS
 
 
@@ -21,7 +21,7 @@ class Run:
 
     name: str
     model: torch.nn.Module  # normalised patches (n, planes, frames, bands) -> logits (n, classes)
-    frontend: Frontend
+    frontend: Frontend | Stack
     patch: PatchShape
     labels: tuple[str, ...]
     mean: np.ndarray  # (planes, bands)
@@ -42,7 +42,7 @@ class Run:
             "model": self.name,
             "kwargs": self.model.kwargs,
             "frontend": self.frontend.to_json(),
-            "patch": dataclasses.asdict(self.patch),
+            "patch": self.patch.to_json(),
             "labels": list(self.labels),
             **self.meta,
         }
@@ -59,7 +59,7 @@ def load_run(folder, weights="model.safetensors"):
     try:
         meta = json.loads(meta_path.read_text())
         name, kwargs = meta.pop("model"), meta.pop("kwargs")
-        frontend, patch = Frontend.from_json(meta.pop("frontend")), PatchShape(**meta.pop("patch"))
+        frontend, patch = frontend_from_json(meta.pop("frontend")), PatchShape(**meta.pop("patch"))
         labels = tuple(meta.pop("labels"))
         model = MODELS[name](**kwargs)
         tensors = load_file(weights_path)

@@ -1,6 +1,19 @@
 """What a run reached: accuracy overall, per class and per device, the confusion matrix, and their pictures."""
 
+import zipfile
+from pathlib import Path
+
 import numpy as np
+
+from runtime.files import write_atomic
+
+PREDICTIONS = "predictions.npz"
+
+
+def accuracy_and_loss(truth, log_p):
+    """(clips,) class indices, (clips, classes) log probabilities -> {"accuracy", "log_loss", "n"}."""
+    hits, said = log_p.argmax(axis=1) == truth, log_p[np.arange(len(truth)), truth]
+    return {"accuracy": float(hits.mean()), "log_loss": float(-said.mean()), "n": len(truth)}
 
 
 def score(log_p, clips, labels):
@@ -11,9 +24,7 @@ def score(log_p, clips, labels):
     np.add.at(confusion, (truth, guess), 1)
     devices = sorted({clip.device for clip in clips} - {""})
     return {
-        "accuracy": float((guess == truth).mean()),
-        "log_loss": float(-log_p[np.arange(len(truth)), truth].mean()),
-        "n": len(truth),
+        **accuracy_and_loss(truth, log_p),
         "per_class": {label: _share(guess[truth == i] == i) for i, label in enumerate(labels)},
         "per_device": {d: _share((guess == truth)[[clip.device == d for clip in clips]]) for d in devices},
         "confusion": confusion.tolist(),  # rows: truth, columns: guess
@@ -22,6 +33,40 @@ def score(log_p, clips, labels):
 
 def _share(hits):
     return float(np.mean(hits)) if len(hits) else None
+
+
+def save_predictions(folder, log_p, clips, labels):
+    """(clips, classes) log probabilities of the test clips into `folder`, for train.fuse."""
+    arrays = {
+        "clips": np.array([clip.path.name for clip in clips]),
+        "truth": np.array([labels.index(clip.label) for clip in clips]),
+        "log_p": np.asarray(log_p, np.float32),
+    }
+
+    def write(path):
+        with open(path, "wb") as file:  # given a name, numpy would add a suffix
+            np.savez(file, **arrays)
+
+    write_atomic(Path(folder) / PREDICTIONS, write)
+
+
+def load_predictions(folder):
+    """-> names of the test clips, their true classes (n,), log probabilities (n, classes). Raises ValueError."""
+    path = Path(folder) / PREDICTIONS
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {PREDICTIONS}: train it with --fold, the same command again writes it")
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            clips, truth, log_p = file["clips"], file["truth"], file["log_p"].astype(np.float64)
+        n, n_classes = log_p.shape
+        sound = clips.shape == truth.shape == (n,) and truth.dtype.kind == "i" and np.isfinite(log_p).all()
+        if not sound or not n or truth.min() < 0 or truth.max() >= n_classes:
+            raise ValueError("its arrays do not belong together")
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): the run's training command, given again, rewrites it"
+        ) from error
+    return [str(clip) for clip in clips], truth, log_p
 
 
 def text(scores):

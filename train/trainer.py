@@ -1,6 +1,5 @@
 """From recordings to a finished run: features, training, scores, pictures, files."""
 
-import dataclasses
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -8,20 +7,12 @@ from pathlib import Path
 import torch
 
 from runtime.files import write_atomic
-from runtime.frontend import deltas
-from train import cnn7, scores
+from train import scores
 from train.data import load_dataset, split
-from train.features import CACHE, features, normalisation
+from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
 from train.run import Run, load_run
-
-SHAPES = {
-    "full": {"widths": cnn7.WIDTHS_FULL, "order": "paper"},
-    "cr": {"widths": cnn7.WIDTHS_CR, "order": "paper"},
-    "cr+dc": {"widths": cnn7.WIDTHS_CR, "decomposed": True, "order": "paper"},
-    "deployed": {"widths": cnn7.WIDTHS_DEPLOYED, "decomposed": True, "dropout": 0.0},
-}
 
 
 def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, teachers=(), cache=CACHE, say=print):
@@ -30,17 +21,15 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     A finished run of the same recipe in `folder` is not trained again.
     """
     folder = Path(folder)
+    fitting(model_name, frontend, patch, recipe)
     dataset = load_dataset(data)
     if len(dataset.labels) < 2:
         raise ValueError(f"{data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
     train_clips, test_clips = split(dataset, fold)
     train_statics, test_statics = (features(clips, frontend, cache) for clips in (train_clips, test_clips))
-    mean, std = normalisation(train_statics, deltas)
-    torch.manual_seed(recipe.seed)
-    model = MODELS[model_name](n_classes=len(dataset.labels), **kwargs)
-    run = Run(model_name, model, frontend, patch, dataset.labels, mean, std, {})
+    run = new_run(model_name, kwargs, frontend, patch, dataset.labels, train_statics, recipe)
     targets = [dataset.labels.index(clip.label) for clip in train_clips]
-    identity = [frontend.to_json(), dataclasses.asdict(patch), [clip.path.name for clip in train_clips], targets]
+    identity = [frontend.to_json(), patch.to_json(), [clip.path.name for clip in train_clips], targets]
 
     def evaluate(history):
         accuracy = scores.score(clip_log_probabilities(run, test_statics), test_clips, dataset.labels)["accuracy"]
@@ -53,11 +42,11 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
         teacher=_opinion([load_run(t) for t in teachers]), evaluate=evaluate if test_clips else None,
     )  # fmt: skip
     log_p = clip_log_probabilities(run, test_statics) if test_clips else None
-    run.meta = {
+    run.meta |= {
         "scores": {"last": scores.score(log_p, test_clips, dataset.labels)} if test_clips else {},
         "history": history,
         "data": {"name": dataset.name, "fold": fold, "n_train": len(train_clips), "n_test": len(test_clips)},
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.to_json(),
         "teachers": [str(t) for t in teachers],
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0], "numpy": version("numpy")},
     }
@@ -65,10 +54,47 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
         measured = [row for row in history if "accuracy" in row]
         run.meta["scores"]["best_on_test_fold"] = max(measured, key=lambda row: row["accuracy"])
         last = run.meta["scores"]["last"]
+        scores.save_predictions(folder, log_p, test_clips, dataset.labels)
         write_atomic(folder / "confusion.png", lambda path: scores.plot_confusion(path, last, dataset.labels))
     run.save(folder)
     write_atomic(folder / "curves.png", lambda path: scores.plot_curves(path, history))
     return run, log_p
+
+
+def fitting(model_name, frontend, patch, recipe):
+    """Raises ValueError for a net that hears raw frames and a front end that makes none, or the other way round."""
+    raw = patch.planes == "frames"
+    if raw != (frontend.kind == "frames"):
+        wanted = "raw frames, --frontend p4_frames or frames_16k" if raw else "a spectrogram; learned takes raw frames"
+        raise ValueError(f"{model_name} cannot hear {frontend.kind}: give it {wanted}")
+    if raw and (recipe.mask_frames or recipe.mask_bands):
+        raise ValueError(
+            "mask_frames and mask_bands would hide raw samples: give them to the net, --set mask_frames=16"
+        )
+
+
+def new_run(model_name, kwargs, frontend, patch, labels, statics, recipe):
+    """-> a Run with a net of the recipe's seed and the statistics of `statics`, which it will learn from. ValueError."""
+    torch.manual_seed(recipe.seed)
+    try:
+        model = MODELS[model_name](n_classes=len(labels), **kwargs)
+    except TypeError as error:
+        raise ValueError(f"{model_name} has no such setting: {error}") from error
+    mean, std = unchanged(frontend) if patch.planes == "frames" else normalisation(statics, patch.planes_of)
+    run = Run(model_name, model, frontend, patch, labels, mean, std, {})
+    _check_patch(run)
+    return run
+
+
+def _check_patch(run):
+    """Raises ValueError for patches that the net's pools would shrink to nothing."""
+    planes, bands = run.mean.shape
+    try:
+        with torch.no_grad():
+            run.model.eval()(torch.zeros(1, planes, run.patch.n_frames, bands))
+    except RuntimeError as error:
+        size = f"{planes} planes of {run.patch.n_frames} frames and {bands} bands"
+        raise ValueError(f"{run.name} cannot hear patches of {size} ({error}): choose more frames or bands") from error
 
 
 def _opinion(teachers):
