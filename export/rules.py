@@ -20,7 +20,7 @@ from export.crossfit import learn, text
 from export.traces import Trace, hear
 from runtime import command
 from runtime.bundle import Bundle
-from runtime.level import Levels
+from runtime.level import Levels, clip_level
 from runtime.rules import Rules
 from train.data import RECORDINGS, Clip, Dataset, load_dataset, split
 from train.features import CACHE, features
@@ -77,7 +77,7 @@ def _check_alike(bundle: Bundle, other: Bundle, fold: int) -> None:
 def levels_of(bundle: Bundle, clips: Sequence[Clip], cache: Path = CACHE) -> Levels:
     """The range of levels of the clips in the bands of the bundle's first member."""
     member = bundle.members[0]
-    loud_db = [np.percentile(static, 95, axis=1) for static in features(clips, member.frontend, cache)]
+    loud_db = [clip_level(static) for static in features(clips, member.frontend, cache)]
     low, mid, high = (tuple(row.round(2).tolist()) for row in np.percentile(loud_db, PERCENTILES, axis=0))
     return Levels(member.name, low, mid, high)
 

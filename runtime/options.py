@@ -28,7 +28,16 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--hop", type=float, metavar="S", help="seconds between decisions (default: the bundle's)")
     parser.add_argument("--jsonl", action="store_true", help="one JSON object a line for each decision, nothing else")
+    _add_source(parser)
+    _add_events(parser)
+    _add_load(parser)
+    outputs.add_arguments(parser)
+    args = parser.parse_args(argv)
+    _check(parser, args)
+    return args
 
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group("the source")
     source.add_argument("--device", help="microphone's number or name, see --list (default: the system's)")
     source.add_argument("--channel", type=int, help="of a microphone with several, from 1 (default 1)")
@@ -46,6 +55,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     source.add_argument("--dc-block", action="store_true", help="for a microphone with an offset; 0.1 s later")
 
+
+def _add_events(parser: argparse.ArgumentParser) -> None:
     events = parser.add_argument_group(
         "the events", "in place of the bundle's rules: python -m runtime.bundle shows them"
     )
@@ -61,6 +72,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     events.add_argument("--min-s", type=float, metavar="S", help="report a class once it was on for S seconds")
     events.add_argument("--cooldown-s", type=float, metavar="S", help="then leave it silent for S seconds")
 
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
     load = parser.add_argument_group("the load")
     load.add_argument("--engine", choices=("tflite", "onnx"), help="model files to run (default: what is installed)")
     load.add_argument("--threads", type=int, default=1, help="threads of the engine (default 1)")
@@ -69,8 +82,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--duty", type=_duty, metavar="ON/PERIOD", help="listen ON seconds of every PERIOD, as 10/60, for batteries"
     )
     load.add_argument("--view", action="store_true", help="a live picture in the terminal instead of lines")
-    outputs.add_arguments(parser)
-    args = parser.parse_args(argv)
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program for what one argument alone cannot tell."""
     for flag, value, kind in (
         ("--device", args.device, args.mic),
         ("--channel", args.channel, args.mic),
@@ -86,7 +101,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--view and --jsonl: both write to the terminal, choose one (--events FILE takes JSON lines)")
     if not 0 <= args.nice <= 19:
         parser.error(f"--nice {args.nice}: choose 0 to 19")
-    return args
 
 
 def rules(args: argparse.Namespace, bundle: Bundle) -> Rules:
