@@ -9,7 +9,6 @@ ANSI sequences alone, on the terminal's second screen; 40 columns are enough. Wi
 """
 
 import atexit
-import contextlib
 import os
 import sys
 import textwrap
@@ -83,10 +82,6 @@ class View(Output):
 
     def close(self, within_s: float | None = None) -> None:
         super().close(within_s)
-        if self._thread.is_alive() and self._is_open:  # stuck in a write: leave the second screen without it
-            with contextlib.suppress(OSError):
-                os.set_blocking(self._out.fileno(), False)
-                os.write(self._out.fileno(), LEAVE.encode())
         atexit.unregister(self.close)
 
     def deliver(self, job: str) -> None:
