@@ -49,6 +49,16 @@ def test_decomposed_branches_see_their_channels():
     assert moved.tolist() == [False] * 8 + [True] * 8
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_decomposed_trains_as_the_ordinary_convolution_that_it_is(bias):
+    torch.manual_seed(0)
+    layer, x = DecomposedConv2d(16, 24, bias).double(), torch.randn(2, 16, 9, 7, dtype=torch.float64)
+    branches, dense = layer.eval()(x), layer.train()(x)
+    torch.testing.assert_close(dense, branches)
+    of_branches, of_dense = (torch.autograd.grad(y.square().sum(), layer.parameters()) for y in (branches, dense))
+    torch.testing.assert_close(of_dense, of_branches)
+
+
 @pytest.mark.parametrize("order", ["paper", "deploy"])
 @pytest.mark.parametrize("decomposed", [False, True])
 def test_kwargs_rebuild_the_net(order, decomposed):

@@ -27,6 +27,8 @@ class Recipe:
     shares         of mixup: "beta", "uniform", "both" (P1), see train.augment.mixup
     crops          "random": one stretch of each clip per epoch; "grid": every patch of each clip, P1's without overlap
     oversample     classes stand equally often in an epoch (P1)
+    precision      of the net's forward pass: "float32", or "bfloat16" where the processor has units for it; weights and
+                   Adam stay in float32
     """
 
     epochs: int = 60
@@ -44,6 +46,7 @@ class Recipe:
     shares: str = "beta"
     crops: str = "random"
     oversample: bool = False
+    precision: str = "float32"
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -65,6 +68,7 @@ CHOICES = {
     "shares": ("beta", "uniform", "both"),
     "crops": ("random", "grid"),
     "oversample": (True, False),
+    "precision": ("float32", "bfloat16"),
 }
 # Checkpoints are known by the JSON of their recipe: what came later must not change it.
 LATER = {field.name: field.default for field in dataclasses.fields(Recipe)[11:]}
@@ -94,6 +98,7 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
     epochs took, all calls together, stands in run.meta["seconds_per_epoch"].
     """
     _keep_memory()
+    run.model.to(memory_format=torch.channels_last)  # what bfloat16 is fast in
     optimizer = torch.optim.Adam(run.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     checkpoint = Path(folder) / "checkpoint.safetensors"
     identity = json.dumps([recipe.to_json(), run.name, run.model.kwargs, identity], sort_keys=True)
@@ -144,7 +149,10 @@ def _epoch(run, data, targets, recipe, optimizer, teacher):
         if recipe.mixup_alpha and len(batch) > 1:
             raw, target = augment.mixup(raw, target, recipe.mixup_alpha, recipe.shares)
         x = augment.spec_augment((raw - mean) / std, recipe.mask_frames, recipe.mask_bands)
-        loss = _loss(run.model(x), target, recipe, teacher and teacher(raw), loss_of)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            logits = run.model(x)
+        loss = _loss(logits.float(), target, recipe, teacher and teacher(raw), loss_of)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -196,9 +204,9 @@ def _set_lr(optimizer, recipe, epoch, n_items):
 
 def _save(path, model, optimizer, identity, history, seconds):
     """Model, Adam's moments, history: with the per-epoch seeds all that a killed run needs to end with the same numbers."""
-    tensors = {f"net.{key}": value for key, value in model.state_dict().items()}
+    tensors = {f"net.{key}": value.contiguous() for key, value in model.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{key}": value for key, value in state.items()}
+        tensors |= {f"adam.{i}.{key}": value.contiguous() for key, value in state.items()}
     header = {"identity": identity, "history": json.dumps(history), "seconds": repr(seconds)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda partial: save_file(tensors, partial, header))
