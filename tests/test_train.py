@@ -19,14 +19,15 @@ from tests.conftest import SR, run
 from train import augment, features, scores
 from train.data import Clip, load_dataset
 from train.features import PatchShape
-from train.loop import Recipe, clip_log_probabilities, fit
+from train.loop import Recipe, _follow, _vary, clip_log_probabilities, fit
 from train.run import load_run
 
 
 def command(sounds, cache, out, epochs=20):
     return [
         "train", "cnn7", "--frontend", "mel", "--shape", "cr+dc", "--data", sounds, "--fold", 2, "--patch-frames", 32,
-        "--epochs", epochs, "--batch-size", 4, "--lr", 0.003, "--threads", 1, "--cache", cache, "--out", out,
+        "--epochs", epochs, "--batch-size", 4, "--lr", 0.003, "--average", 0.8, "--vary-every", 3, "--threads", 1,
+        "--cache", cache, "--out", out,
     ]  # fmt: skip
 
 
@@ -235,6 +236,35 @@ def test_a_teacher_changes_what_is_learned(small_runs, tmp_path):
         fit(student, statics, targets, recipe, tmp_path / name, teacher=teacher, say=lambda line: None)
         wrong.append(int((clip_log_probabilities(student, statics).argmax(1) != targets).sum()))
     assert wrong == [0, 12]
+
+
+def test_the_average_follows_weights_and_statistics():
+    """After n steps of constant weights w the average is what n steps of a first-order filter make of it."""
+    torch.manual_seed(0)
+    kept, model = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    model.weight.data, model.running_mean = torch.full((3,), 5.0), torch.full((3,), -2.0)
+    model.num_batches_tracked += 7
+    for _ in range(4):
+        _follow(kept, model, 0.75)
+    np.testing.assert_allclose(kept.weight.detach(), 5 - 4 * 0.75**4, rtol=1e-6)
+    np.testing.assert_allclose(kept.running_mean, -2 * (1 - 0.75**4), rtol=1e-6)
+    assert kept.num_batches_tracked == 7
+
+
+def test_each_recording_varies_in_its_turn():
+    heard = []
+    data = [torch.zeros(1, 1) for _ in range(5)]
+
+    def varied(i, variation):
+        heard.append((i, variation))
+        return np.full((1, 1), 10 * i + variation, np.float32)
+
+    for epoch in range(6):
+        _vary(data, epoch, 3, varied, 1, first=epoch == 0)
+    assert heard == [(2, 1), (1, 1), (4, 1), (0, 1), (3, 1), (2, 2), (1, 2), (4, 2)]
+    resumed = [torch.zeros(1, 1) for _ in range(5)]
+    _vary(resumed, 5, 3, varied, 1, first=True)
+    assert resumed == data
 
 
 def test_write_atomic_leaves_the_old_file_when_the_new_one_fails(tmp_path):

@@ -1,5 +1,6 @@
 """The only training loop. Resumable: every epoch draws its random numbers from (seed, epoch) alone."""
 
+import copy
 import ctypes
 import dataclasses
 import json
@@ -29,6 +30,9 @@ class Recipe:
     oversample     classes stand equally often in an epoch (P1)
     precision      of the net's forward pass: "float32", or "bfloat16" where the processor has units for it; weights and
                    Adam stay in float32
+    average        what is kept is the running average of the weights, with this decay per step; 0: the last step's
+    vary_every     each recording is heard through another microphone, room and at another speed (train.waves) after every
+                   so many epochs; 0: always as it is
     """
 
     epochs: int = 60
@@ -47,6 +51,8 @@ class Recipe:
     crops: str = "random"
     oversample: bool = False
     precision: str = "float32"
+    average: float = 0.0
+    vary_every: int = 0
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -85,24 +91,29 @@ RANGES = {
     "distill": (0, 1),
     "temperature": (0.01, 100),
     "seed": (0, 2**31 - 1),
+    "average": (0, 0.99999),
+    "vary_every": (0, 100_000),
 }
 
 
-def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, say=print):
+def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, varied=None, say=print):
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
 
     Targets may also be (clips, labels) of 0 and 1, several labels at once: the loss is then binary cross entropy, as P0's.
     `identity`: JSON-able, what else the result depends on; a checkpoint of another one is not resumed. `teacher`: a
     function of raw patches (n, planes, frames, bands) in dB -> logits. `evaluate`: history so far -> accuracy, called on
-    some epochs. -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
+    some epochs. `varied`: (index of a recording, number of the variation) -> its spectrogram, for recipe.vary_every.
+    -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
     epochs took, all calls together, stands in run.meta["seconds_per_epoch"].
     """
     _keep_memory()
     run.model.to(memory_format=torch.channels_last)  # what bfloat16 is fast in
-    optimizer = torch.optim.Adam(run.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    learner = copy.deepcopy(run.model) if recipe.average else run.model  # run.model is what is kept
+    optimizer = torch.optim.Adam(learner.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     checkpoint = Path(folder) / "checkpoint.safetensors"
     identity = json.dumps([recipe.to_json(), run.name, run.model.kwargs, identity], sort_keys=True)
-    history, seconds = _resume(checkpoint, run.model, optimizer, identity)
+    nets = {"net": learner, "average": run.model} if recipe.average else {"net": run.model}
+    history, seconds = _resume(checkpoint, nets, optimizer, identity)
     if history:
         say(f"resumed after epoch {len(history)}")
     data = [torch.from_numpy(looped(s, run.patch.n_static)) for s in statics]
@@ -111,13 +122,17 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
         raise ValueError(
             "oversample: recordings with several labels have no class to be made as frequent as the others"
         )
+    if recipe.vary_every and recipe.crops == "grid":
+        raise ValueError("vary_every takes random crops: with a grid of patches each recording was cut up before")
     if recipe.crops == "grid":
         data, targets = _grid(data, targets, run.patch)
     started, first = time.monotonic(), len(history)
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 100_003 + epoch)
         lr, began = _set_lr(optimizer, recipe, epoch, len(data)), time.monotonic()
-        loss = _epoch(run, data, targets, recipe, optimizer, teacher)
+        if recipe.vary_every:
+            _vary(data, epoch, recipe.vary_every, varied, run.patch.n_static, first=epoch == first)
+        loss = _epoch(run, learner, data, targets, recipe, optimizer, teacher, epoch)
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
         seconds += time.monotonic() - began
@@ -125,7 +140,7 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
         if evaluate and (epoch + 1 == recipe.epochs or (epoch + 1) % max(1, recipe.epochs // 10) == 0):
             row["accuracy"] = evaluate(history)
         history.append(row)
-        _save(checkpoint, run.model, optimizer, identity, history, seconds)
+        _save(checkpoint, nets, optimizer, identity, history, seconds)
         left = (time.monotonic() - started) / (epoch + 1 - first) * (recipe.epochs - epoch - 1)
         score = f"  accuracy {row['accuracy']:.1%}" if "accuracy" in row else ""
         say(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss:.3f}{score}  {left:.0f} s left")
@@ -135,29 +150,52 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
     return history
 
 
-def _epoch(run, data, targets, recipe, optimizer, teacher):
+def _vary(data, epoch, every, varied, n_static, first):
+    """Replace those of the recordings whose turn it is by their next variation; where training goes on, all of them.
+
+    Recording i hears variation (epoch + i) // every: at first nearly all are as recorded, and each epoch costs the same.
+    """
+    for i in range(len(data)):
+        variation = (epoch + i % every) // every
+        if variation and (first or (epoch + i) % every == 0):
+            data[i] = torch.from_numpy(looped(varied(i, variation), n_static))
+
+
+def _epoch(run, learner, data, targets, recipe, optimizer, teacher, epoch):
     """One pass over the clips, or over their patches, in random order. -> mean loss."""
-    run.model.train()
+    learner.train()
     mean, std = (torch.from_numpy(a)[:, None] for a in (run.mean, run.std))  # (planes, 1, bands)
     order, total = augment.oversampled(targets) if recipe.oversample else torch.randperm(len(data)), 0.0
     loss_of = F.binary_cross_entropy_with_logits if targets.ndim == 2 else _kl_divergence
     targets = targets.float() if targets.ndim == 2 else F.one_hot(targets, len(run.labels)).float()
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
     n_batches = max(1, len(order) // recipe.batch_size)
-    for batch in torch.tensor_split(order, n_batches):
+    for step, batch in enumerate(torch.tensor_split(order, n_batches), epoch * n_batches + 1):
         raw, target = _patches([data[i] for i in batch], run.patch, recipe.gain_db), targets[batch]
         if recipe.mixup_alpha and len(batch) > 1:
             raw, target = augment.mixup(raw, target, recipe.mixup_alpha, recipe.shares)
         x = augment.spec_augment((raw - mean) / std, recipe.mask_frames, recipe.mask_bands)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits = run.model(x)
+            logits = learner(x)
         loss = _loss(logits.float(), target, recipe, teacher and teacher(raw), loss_of)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if recipe.average:
+            _follow(run.model, learner, min(recipe.average, step / (step + 9)))  # at first the average is short
         total += loss.item() * len(batch)
     return total / len(order)
+
+
+@torch.no_grad()
+def _follow(average, model, decay):
+    """Moves `average`, statistics of BN included, towards `model`."""
+    for kept, new in zip(average.state_dict().values(), model.state_dict().values()):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+        else:
+            kept.copy_(new)
 
 
 def _patches(statics, patch, gain_db):
@@ -202,9 +240,11 @@ def _set_lr(optimizer, recipe, epoch, n_items):
     return lr
 
 
-def _save(path, model, optimizer, identity, history, seconds):
-    """Model, Adam's moments, history: with the per-epoch seeds all that a killed run needs to end with the same numbers."""
-    tensors = {f"net.{key}": value.contiguous() for key, value in model.state_dict().items()}
+def _save(path, nets, optimizer, identity, history, seconds):
+    """Nets by name, Adam's moments, history: with the seeds per epoch all that a killed run needs to end the same way."""
+    tensors = {
+        f"{name}.{key}": value.contiguous() for name, net in nets.items() for key, value in net.state_dict().items()
+    }
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{key}": value.contiguous() for key, value in state.items()}
     header = {"identity": identity, "history": json.dumps(history), "seconds": repr(seconds)}
@@ -212,7 +252,7 @@ def _save(path, model, optimizer, identity, history, seconds):
     write_atomic(path, lambda partial: save_file(tensors, partial, header))
 
 
-def _resume(path, model, optimizer, identity):
+def _resume(path, nets, optimizer, identity):
     """Load the checkpoint, if there is one of the same identity. -> its history and the seconds it took, or [], 0.0."""
     if not path.exists():
         return [], 0.0
@@ -225,7 +265,9 @@ def _resume(path, model, optimizer, identity):
     if header.get("identity") != identity:
         print(f"{path} is of another recipe or other data: starting anew", file=sys.stderr)
         return [], 0.0
-    model.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
+    for name, net in nets.items():
+        start = f"{name}."
+        net.load_state_dict({key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)})
     state = {}
     for key, value in tensors.items():
         if key.startswith("adam."):

@@ -4,12 +4,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from runtime.files import write_atomic
-from train import scores
-from train.data import load_dataset, split
-from train.features import CACHE, features, normalisation, unchanged
+from runtime.frontend import spectrogram
+from train import scores, waves
+from train.data import load_dataset, load_wave, split
+from train.features import CACHE, Stack, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
 from train.run import Run, load_run
@@ -40,6 +42,7 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
     history = fit(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [str(t) for t in teachers]],
         teacher=_opinion([load_run(t) for t in teachers]), evaluate=evaluate if test_clips else None,
+        varied=_varied(train_clips, frontend, recipe.seed),
     )  # fmt: skip
     log_p = clip_log_probabilities(run, test_statics) if test_clips else None
     run.meta |= {
@@ -95,6 +98,19 @@ def _check_patch(run):
     except RuntimeError as error:
         size = f"{planes} planes of {run.patch.n_frames} frames and {bands} bands"
         raise ValueError(f"{run.name} cannot hear patches of {size} ({error}): choose more frames or bands") from error
+
+
+def _varied(clips, frontend, seed):
+    """-> (index of a clip, number of the variation) -> its spectrogram; every front end hears the same variation."""
+    frontends = frontend.frontends if isinstance(frontend, Stack) else (frontend,)
+
+    def spectrogram_of(i, variation):
+        wave = waves.varied(
+            load_wave(clips[i].path, frontend.sr), frontend.sr, np.random.default_rng([seed, i, variation])
+        )
+        return np.concatenate([spectrogram(wave, f) for f in frontends])
+
+    return spectrogram_of
 
 
 def _opinion(teachers):
