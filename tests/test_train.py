@@ -208,6 +208,27 @@ def test_mixup_keeps_the_larger_share_of_its_own():
     assert torch.allclose(mixed[:, :, 0, 0], soft)  # sound and label are mixed alike
 
 
+def test_rolled_patches_keep_their_order():
+    torch.manual_seed(0)
+    static = torch.arange(40.0).view(2, 2, 10)
+    for before, after in zip(static, augment.random_roll(static)):
+        shift = int((after[0, 0] - before[0, 0]).item())
+        assert torch.equal(after, before.roll(-shift, dims=1))
+
+
+def test_mixstyle_mixes_statistics_and_leaves_the_rest():
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 50, 6) * torch.rand(4, 3, 1, 6) * 5 + torch.randn(4, 3, 1, 6)
+    torch.manual_seed(1)
+    y = augment.freq_mixstyle(x)
+    for before, after in zip(x, y):
+        shape = [(patch - patch.mean(1, keepdim=True)) / patch.std(1, keepdim=True) for patch in (before, after)]
+        torch.testing.assert_close(*shape, atol=1e-3, rtol=1e-3)
+    means, own = y.mean(2), x.mean(2)
+    low, high = own.amin(0) - 1e-4, own.amax(0) + 1e-4
+    assert ((means >= low) & (means <= high)).all() and not torch.allclose(means, own, atol=1e-2)
+
+
 def test_spec_augment_masks_at_most_what_it_says():
     torch.manual_seed(0)
     masked = augment.spec_augment(torch.ones(50, 3, 40, 30), 8, 5) == 0

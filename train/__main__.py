@@ -38,8 +38,13 @@ RECIPE_FLAGS = {
     "shares": (str, "distribution of mixup's shares"),
     "crops": (str, "a random patch of each clip per epoch, or every patch"),
     "precision": (str, "of the forward pass; bfloat16 is 2.6 times as fast on processors with AMX, slow on others"),
+    "mixstyle": (float, "chance of a batch to undergo Freq-MixStyle, 0..1"),
     "average": (float, "keep the running average of the weights, with this decay per step; 0: the last weights"),
     "vary_every": (int, "after so many epochs another speed, microphone, room and noise for each recording; 0: never"),
+}
+RECIPE_SWITCHES = {
+    "oversample": "classes equally often per epoch",
+    "roll": "each patch begun at a random frame and carried on, round, at its beginning",
 }
 
 
@@ -48,7 +53,9 @@ def main(argv=None):
     system = SYSTEMS[args.model]
     frontend, patch = _frontend(args), _patch(args, system)
     name, kwargs = _net(args, frontend, patch)
-    given = {field: getattr(args, field) for field in [*RECIPE_FLAGS, "oversample"] if getattr(args, field) is not None}
+    given = {
+        field: getattr(args, field) for field in [*RECIPE_FLAGS, *RECIPE_SWITCHES] if getattr(args, field) is not None
+    }
     recipe = dataclasses.replace(system.recipe, seed=args.seed, **given)
     if not 1 <= args.threads <= 256:
         raise ValueError(f"threads {args.threads}: choose 1 to 256")
@@ -170,7 +177,8 @@ def _arguments(argv):
     for field, (kind, text) in RECIPE_FLAGS.items():
         names = ["--mixup"] if field == "mixup_alpha" else [f"--{field.replace('_', '-')}"]
         recipe.add_argument(*names, dest=field, type=kind, choices=CHOICES.get(field), help=text)
-    recipe.add_argument("--oversample", action=argparse.BooleanOptionalAction, help="classes equally often per epoch")
+    for field, text in RECIPE_SWITCHES.items():
+        recipe.add_argument(f"--{field}", action=argparse.BooleanOptionalAction, help=text)
     recipe.add_argument(
         "--teacher",
         type=Path,

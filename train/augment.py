@@ -43,6 +43,25 @@ def random_gain(static, range_db, raw=False):
     return static * 10 ** (gain_db / 20) if raw else static + gain_db
 
 
+def random_roll(static):
+    """(batch, bands, frames), each begun at a random frame of it, what stood before appended behind its end."""
+    n_frames = static.shape[2]
+    at = (torch.arange(n_frames) + torch.randint(n_frames, (len(static), 1))) % n_frames  # (batch, frames)
+    return static.gather(2, at[:, None].expand_as(static))
+
+
+def freq_mixstyle(x, alpha=0.3):
+    """(batch, planes, frames, bands) -> each with mean and deviation per plane and band mixed with another's. Kim 2022.
+
+    Recordings of one microphone share them: mixed, they make microphones that nobody recorded with.
+    """
+    mean, std = x.mean(2, keepdim=True), x.std(2, keepdim=True) + 1e-5
+    order = torch.randperm(len(x))
+    share = torch.distributions.Beta(alpha, alpha).sample((len(x),)).view(-1, 1, 1, 1)
+    mixed_mean, mixed_std = (share * own + (1 - share) * own[order] for own in (mean, std))
+    return (x - mean) / std * mixed_std + mixed_mean
+
+
 def mixup(x, target, alpha, shares="beta"):
     """(batch, ...), (batch, classes) -> the same, each mixed with another; the larger share is its own. P3, P1.
 

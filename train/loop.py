@@ -30,6 +30,8 @@ class Recipe:
     oversample     classes stand equally often in an epoch (P1)
     precision      of the net's forward pass: "float32", or "bfloat16" where the processor has units for it; weights and
                    Adam stay in float32
+    roll           each patch begins at a random frame and goes on, round, from its end to its beginning
+    mixstyle       chance of a batch to undergo Freq-MixStyle
     average        what is kept is the running average of the weights, with this decay per step; 0: the last step's
     vary_every     each recording is heard through another microphone, room and at another speed (train.waves) after every
                    so many epochs; 0: always as it is
@@ -51,6 +53,8 @@ class Recipe:
     crops: str = "random"
     oversample: bool = False
     precision: str = "float32"
+    roll: bool = False
+    mixstyle: float = 0.0
     average: float = 0.0
     vary_every: int = 0
 
@@ -75,6 +79,7 @@ CHOICES = {
     "crops": ("random", "grid"),
     "oversample": (True, False),
     "precision": ("float32", "bfloat16"),
+    "roll": (True, False),
 }
 # Checkpoints are known by the JSON of their recipe: what came later must not change it.
 LATER = {field.name: field.default for field in dataclasses.fields(Recipe)[11:]}
@@ -91,6 +96,7 @@ RANGES = {
     "distill": (0, 1),
     "temperature": (0.01, 100),
     "seed": (0, 2**31 - 1),
+    "mixstyle": (0, 1),
     "average": (0, 0.99999),
     "vary_every": (0, 100_000),
 }
@@ -171,10 +177,13 @@ def _epoch(run, learner, data, targets, recipe, optimizer, teacher, epoch):
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
     n_batches = max(1, len(order) // recipe.batch_size)
     for step, batch in enumerate(torch.tensor_split(order, n_batches), epoch * n_batches + 1):
-        raw, target = _patches([data[i] for i in batch], run.patch, recipe.gain_db), targets[batch]
+        raw, target = _patches([data[i] for i in batch], run.patch, recipe), targets[batch]
         if recipe.mixup_alpha and len(batch) > 1:
             raw, target = augment.mixup(raw, target, recipe.mixup_alpha, recipe.shares)
-        x = augment.spec_augment((raw - mean) / std, recipe.mask_frames, recipe.mask_bands)
+        x = (raw - mean) / std
+        if recipe.mixstyle and torch.rand(()) < recipe.mixstyle:
+            x = augment.freq_mixstyle(x)
+        x = augment.spec_augment(x, recipe.mask_frames, recipe.mask_bands)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             logits = learner(x)
@@ -198,11 +207,13 @@ def _follow(average, model, decay):
             kept.copy_(new)
 
 
-def _patches(statics, patch, gain_db):
+def _patches(statics, patch, recipe):
     """A random stretch of each clip, louder or quieter -> (batch, planes, frames, bands)."""
     raw = patch.planes == "frames"
     crops = augment.random_crops(statics, patch.n_static, raw)
-    return augment.planes_of(augment.random_gain(crops, gain_db, raw), patch.planes)
+    if recipe.roll:
+        crops = augment.random_roll(crops)
+    return augment.planes_of(augment.random_gain(crops, recipe.gain_db, raw), patch.planes)
 
 
 def _grid(data, targets, patch):
