@@ -80,6 +80,13 @@ def test_killed_and_resumed_ends_with_the_same_numbers(sounds, cache, finished, 
     assert first["history"] == second["history"] and first["scores"] == second["scores"]
 
 
+def test_two_processes_share_every_batch_and_learn(sounds, cache, tmp_path):
+    result = run(*command(sounds, cache, tmp_path), "--batch-size", 8, "--accelerator", "cpu", "--devices", 2)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("epoch 20/20") == 1  # one of them speaks
+    assert json.loads((tmp_path / "meta.json").read_text())["scores"]["last"]["accuracy"] == 1.0
+
+
 def test_a_finished_run_is_not_trained_again_and_another_recipe_starts_anew(sounds, cache, finished, tmp_path):
     out, _ = finished
     before = (out / "model.safetensors").read_bytes()
@@ -270,6 +277,13 @@ def test_the_average_follows_weights_and_statistics():
     np.testing.assert_allclose(kept.weight.detach(), 5 - 4 * 0.75**4, rtol=1e-6)
     np.testing.assert_allclose(kept.running_mean, -2 * (1 - 0.75**4), rtol=1e-6)
     assert kept.num_batches_tracked == 7
+
+
+def test_bfloat16_learns_what_float32_learns(sounds, cache, tmp_path):
+    result = run(*command(sounds, cache, tmp_path), "--precision", "bfloat16")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "meta.json").read_text())["scores"]["last"]["accuracy"] == 1.0
+    assert all(value.dtype != torch.bfloat16 for value in load_file(tmp_path / "model.safetensors").values())
 
 
 def test_each_recording_varies_in_its_turn():

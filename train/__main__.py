@@ -13,7 +13,7 @@ from runtime.papers import PAPERS
 from train import scores, vgg
 from train.data import RECORDINGS
 from train.features import CACHE, PLANES, Stack
-from train.loop import CHOICES
+from train.loop import CHOICES, fabric_of
 from train.relevance import SMALL_FRAMES
 from train.systems import SYSTEMS, arguments, described
 from train.trainer import train
@@ -61,10 +61,15 @@ def main(argv=None):
         raise ValueError(f"threads {args.threads}: choose 1 to 256")
     torch.set_num_threads(args.threads)
     folder = args.out or Path("runs") / _folder_name(args)
+    fabric = fabric_of(recipe, args.accelerator, args.devices)
+    fabric.launch()  # where there are several devices: this command once more for each of the others
+    say = (lambda line: print(line, flush=True)) if fabric.is_global_zero else (lambda line: None)
     run, _ = train(
         name, kwargs, frontend, patch, args.data, args.fold, recipe, folder,
-        teachers=args.teacher, cache=args.cache, say=lambda line: print(line, flush=True),
+        teachers=args.teacher, cache=args.cache, fabric=fabric, say=say,
     )  # fmt: skip
+    if not fabric.is_global_zero:
+        return
     if run.meta["scores"]:
         print(scores.text(run.meta["scores"]["last"]))
         best = run.meta["scores"]["best_on_test_fold"]
@@ -188,6 +193,12 @@ def _arguments(argv):
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--accelerator", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: a GPU, or cpu"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=1, help="GPUs, or processes on the cpu, that share every batch (default 1)"
+    )
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     parser.add_argument("--out", type=Path, help="folder of the run (default runs/MODEL-SHAPE-FRONTEND-FOLD-SEED)")
     return parser.parse_args(argv)

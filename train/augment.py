@@ -1,4 +1,7 @@
-"""Augmentation of batches of patches. Random numbers come from torch's global generator: seed it, and they repeat."""
+"""Augmentation of batches of patches. Random numbers come from torch's global generator: seed it, and they repeat.
+
+They are drawn on the processor, whatever device the patches are on: the same ones everywhere.
+"""
 
 import torch
 
@@ -39,7 +42,7 @@ def planes_of(static, planes="deltas"):
 
 def random_gain(static, range_db, raw=False):
     """(batch, bands, frames) in dB, or samples, each clip louder or quieter by up to range_db: microphones differ."""
-    gain_db = (torch.rand(len(static), 1, 1) * 2 - 1) * range_db
+    gain_db = ((torch.rand(len(static), 1, 1) * 2 - 1) * range_db).to(static.device)
     return static * 10 ** (gain_db / 20) if raw else static + gain_db
 
 
@@ -47,7 +50,7 @@ def random_roll(static):
     """(batch, bands, frames), each begun at a random frame of it, what stood before appended behind its end."""
     n_frames = static.shape[2]
     at = (torch.arange(n_frames) + torch.randint(n_frames, (len(static), 1))) % n_frames  # (batch, frames)
-    return static.gather(2, at[:, None].expand_as(static))
+    return static.gather(2, at.to(static.device)[:, None].expand_as(static))
 
 
 def freq_mixstyle(x, alpha=0.3):
@@ -57,7 +60,7 @@ def freq_mixstyle(x, alpha=0.3):
     """
     mean, std = x.mean(2, keepdim=True), x.std(2, keepdim=True) + 1e-5
     order = torch.randperm(len(x))
-    share = torch.distributions.Beta(alpha, alpha).sample((len(x),)).view(-1, 1, 1, 1)
+    share = torch.distributions.Beta(alpha, alpha).sample((len(x),)).view(-1, 1, 1, 1).to(x.device)
     mixed_mean, mixed_std = (share * own + (1 - share) * own[order] for own in (mean, std))
     return (x - mean) / std * mixed_std + mixed_mean
 
@@ -72,7 +75,7 @@ def mixup(x, target, alpha, shares="beta"):
     if shares != "beta":
         uniform = torch.rand(len(x))
         share = uniform if shares == "uniform" else torch.where(torch.arange(len(x)) % 2 == 0, share, uniform)
-    share = torch.maximum(share, 1 - share)
+    share = torch.maximum(share, 1 - share).to(x.device)
     mix = share.view(-1, *[1] * (x.dim() - 1))
     return mix * x + (1 - mix) * x[order], share[:, None] * target + (1 - share[:, None]) * target[order]
 
@@ -96,6 +99,6 @@ def spec_augment(x, max_frames, max_bands):
         widths = torch.randint(0, widest + 1, (len(x),))
         starts = (torch.rand(len(x)) * (n - widths)).long()
         at = torch.arange(n)
-        masked = (at >= starts[:, None]) & (at < (starts + widths)[:, None])  # (batch, n)
+        masked = ((at >= starts[:, None]) & (at < (starts + widths)[:, None])).to(x.device)  # (batch, n)
         x = x.masked_fill(masked[:, None, :, None] if dim == 2 else masked[:, None, None, :], 0.0)
     return x

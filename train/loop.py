@@ -4,6 +4,7 @@ import copy
 import ctypes
 import dataclasses
 import json
+import logging
 import math
 import sys
 import time
@@ -102,20 +103,42 @@ RANGES = {
 }
 
 
-def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, varied=None, say=print):
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # Fabric's words
+
+
+def fabric_of(recipe, accelerator="cpu", devices=1):
+    """-> Lightning's Fabric: precision, GPUs, several processes. accelerator: "cpu", "cuda", "auto". Raises ValueError."""
+    from lightning_fabric import Fabric  # takes a second to import: only where something is trained
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    try:
+        return Fabric(accelerator=accelerator, devices=devices, precision=PRECISIONS[recipe.precision])
+    except (MisconfigurationException, RuntimeError, TypeError) as error:
+        raise ValueError(f"{devices} devices of {accelerator}: {error}") from error
+
+
+def fit(
+    run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, varied=None, fabric=None,
+    say=print,
+):  # fmt: skip
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
 
     Targets may also be (clips, labels) of 0 and 1, several labels at once: the loss is then binary cross entropy, as P0's.
     `identity`: JSON-able, what else the result depends on; a checkpoint of another one is not resumed. `teacher`: a
     function of raw patches (n, planes, frames, bands) in dB -> logits. `evaluate`: history so far -> accuracy, called on
     some epochs. `varied`: (index of a recording, number of the variation) -> its spectrogram, for recipe.vary_every.
+    `fabric`: a launched Fabric of `fabric_of`, default this processor; each of its devices takes its share of every batch.
     -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
     epochs took, all calls together, stands in run.meta["seconds_per_epoch"].
     """
     _keep_memory()
     run.model.to(memory_format=torch.channels_last)  # what bfloat16 is fast in
     learner = copy.deepcopy(run.model) if recipe.average else run.model  # run.model is what is kept
+    fabric = fabric or fabric_of(recipe)
     optimizer = torch.optim.Adam(learner.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    on_device, optimizer = fabric.setup(learner, optimizer)
+    run.model.to(fabric.device)
     checkpoint = Path(folder) / "checkpoint.safetensors"
     identity = json.dumps([recipe.to_json(), run.name, run.model.kwargs, identity], sort_keys=True)
     nets = {"net": learner, "average": run.model} if recipe.average else {"net": run.model}
@@ -138,7 +161,7 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
         lr, began = _set_lr(optimizer, recipe, epoch, len(data)), time.monotonic()
         if recipe.vary_every:
             _vary(data, epoch, recipe.vary_every, varied, run.patch.n_static, first=epoch == first)
-        loss = _epoch(run, learner, data, targets, recipe, optimizer, teacher, epoch)
+        loss = _epoch(run, on_device, data, targets, recipe, optimizer, teacher, epoch, fabric)
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
         seconds += time.monotonic() - began
@@ -146,11 +169,12 @@ def fit(run, statics, targets, recipe, folder, *, identity=None, teacher=None, e
         if evaluate and (epoch + 1 == recipe.epochs or (epoch + 1) % max(1, recipe.epochs // 10) == 0):
             row["accuracy"] = evaluate(history)
         history.append(row)
-        _save(checkpoint, nets, optimizer, identity, history, seconds)
+        if fabric.is_global_zero:
+            _save(checkpoint, nets, optimizer, identity, history, seconds)
         left = (time.monotonic() - started) / (epoch + 1 - first) * (recipe.epochs - epoch - 1)
         score = f"  accuracy {row['accuracy']:.1%}" if "accuracy" in row else ""
         say(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss:.3f}{score}  {left:.0f} s left")
-    run.model.eval()
+    run.model.eval().cpu()
     # unknown where a checkpoint of before was resumed
     run.meta = {**run.meta, "seconds_per_epoch": None if math.isnan(seconds) else seconds / len(history)}
     return history
@@ -167,34 +191,36 @@ def _vary(data, epoch, every, varied, n_static, first):
             data[i] = torch.from_numpy(looped(varied(i, variation), n_static))
 
 
-def _epoch(run, learner, data, targets, recipe, optimizer, teacher, epoch):
+def _epoch(run, learner, data, targets, recipe, optimizer, teacher, epoch, fabric):
     """One pass over the clips, or over their patches, in random order. -> mean loss."""
     learner.train()
-    mean, std = (torch.from_numpy(a)[:, None] for a in (run.mean, run.std))  # (planes, 1, bands)
+    mean, std = (torch.from_numpy(a)[:, None].to(fabric.device) for a in (run.mean, run.std))  # (planes, 1, bands)
     order, total = augment.oversampled(targets) if recipe.oversample else torch.randperm(len(data)), 0.0
+    if fabric.world_size > 1:  # all agree on the order; each draws its own crops
+        torch.manual_seed(int(torch.randint(2**31, ())) + fabric.global_rank)
     loss_of = F.binary_cross_entropy_with_logits if targets.ndim == 2 else _kl_divergence
     targets = targets.float() if targets.ndim == 2 else F.one_hot(targets, len(run.labels)).float()
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
     n_batches = max(1, len(order) // recipe.batch_size)
     for step, batch in enumerate(torch.tensor_split(order, n_batches), epoch * n_batches + 1):
-        raw, target = _patches([data[i] for i in batch], run.patch, recipe), targets[batch]
-        if recipe.mixup_alpha and len(batch) > 1:
+        share = batch[fabric.global_rank :: fabric.world_size]
+        raw, target = _patches([data[i] for i in share], run.patch, recipe, fabric.device), targets[share]
+        target = target.to(fabric.device)
+        if recipe.mixup_alpha and len(share) > 1:
             raw, target = augment.mixup(raw, target, recipe.mixup_alpha, recipe.shares)
         x = (raw - mean) / std
         if recipe.mixstyle and torch.rand(()) < recipe.mixstyle:
             x = augment.freq_mixstyle(x)
         x = augment.spec_augment(x, recipe.mask_frames, recipe.mask_bands)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits = learner(x)
-        loss = _loss(logits.float(), target, recipe, teacher and teacher(raw), loss_of)
+        logits = learner(x.contiguous(memory_format=torch.channels_last)).float()
+        loss = _loss(logits, target, recipe, teacher and teacher(raw), loss_of)
         optimizer.zero_grad()
-        loss.backward()
+        fabric.backward(loss)
         optimizer.step()
         if recipe.average:
             _follow(run.model, learner, min(recipe.average, step / (step + 9)))  # at first the average is short
-        total += loss.item() * len(batch)
-    return total / len(order)
+        total += loss.detach() * len(share)
+    return float(fabric.all_reduce(total, reduce_op="sum")) / len(order)
 
 
 @torch.no_grad()
@@ -207,10 +233,10 @@ def _follow(average, model, decay):
             kept.copy_(new)
 
 
-def _patches(statics, patch, recipe):
+def _patches(statics, patch, recipe, device):
     """A random stretch of each clip, louder or quieter -> (batch, planes, frames, bands)."""
     raw = patch.planes == "frames"
-    crops = augment.random_crops(statics, patch.n_static, raw)
+    crops = augment.random_crops(statics, patch.n_static, raw).to(device)
     if recipe.roll:
         crops = augment.random_roll(crops)
     return augment.planes_of(augment.random_gain(crops, recipe.gain_db, raw), patch.planes)
@@ -292,20 +318,21 @@ def _resume(path, nets, optimizer, identity):
 def clip_log_probabilities(run, statics):
     """(bands, frames) spectrograms -> (clips, classes): log of the mean probability over a clip's patches, eq. (1) of P3."""
     run.model.eval()
-    out = []
+    device, out = next(run.model.parameters()).device, []
     for static in statics:
         cut = run.patch.cut(static)
-        log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(cut))), 1)
+        log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(cut)).to(device)), 1)
         out.append(torch.logsumexp(log_p, 0) - math.log(len(cut)))
-    return torch.stack(out).numpy()
+    return torch.stack(out).cpu().numpy()
 
 
 @torch.no_grad()
 def clip_tag_probabilities(run, statics):
     """(bands, frames) spectrograms -> (clips, labels): the mean over a clip's patches of each label's probability."""
     run.model.eval()
+    device = next(run.model.parameters()).device
     patches = [torch.from_numpy(run.normalise(run.patch.cut(static))) for static in statics]
-    return torch.stack([run.model(x).sigmoid().mean(0) for x in patches]).numpy()
+    return torch.stack([run.model(x.to(device)).sigmoid().mean(0) for x in patches]).cpu().numpy()
 
 
 def _keep_memory():

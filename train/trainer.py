@@ -17,10 +17,12 @@ from train.models import MODELS
 from train.run import Run, load_run
 
 
-def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, teachers=(), cache=CACHE, say=print):
+def train(
+    model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, teachers=(), cache=CACHE, fabric=None, say=print
+):
     """Train one net on one front end, score it on the held-out fold, save the run. -> (Run, log_p of the test clips).
 
-    A finished run of the same recipe in `folder` is not trained again.
+    A finished run of the same recipe in `folder` is not trained again. Of several processes of a `fabric` the first writes.
     """
     folder = Path(folder)
     fitting(model_name, frontend, patch, recipe)
@@ -35,16 +37,19 @@ def train(model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, te
 
     def evaluate(history):
         accuracy = scores.score(clip_log_probabilities(run, test_statics), test_clips, dataset.labels)["accuracy"]
-        if accuracy > max((row.get("accuracy", -1.0) for row in history), default=-1.0):
+        if writes and accuracy > max((row.get("accuracy", -1.0) for row in history), default=-1.0):
             run.save(folder, "best.safetensors")
         return accuracy
 
+    writes = fabric is None or fabric.is_global_zero
     history = fit(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [str(t) for t in teachers]],
         teacher=_opinion([load_run(t) for t in teachers]), evaluate=evaluate if test_clips else None,
-        varied=_varied(train_clips, frontend, recipe.seed),
+        varied=_varied(train_clips, frontend, recipe.seed), fabric=fabric,
     )  # fmt: skip
     log_p = clip_log_probabilities(run, test_statics) if test_clips else None
+    if not writes:
+        return run, log_p
     run.meta |= {
         "scores": {"last": scores.score(log_p, test_clips, dataset.labels)} if test_clips else {},
         "history": history,
@@ -118,8 +123,14 @@ def _opinion(teachers):
     if not teachers:
         return None
 
+    statistics = [(torch.from_numpy(t.mean)[:, None], torch.from_numpy(t.std)[:, None]) for t in teachers]
+
     @torch.no_grad()
     def opinion(raw):
-        return torch.stack([t.model(t.normalise(raw).float()) for t in teachers]).mean(0)
+        logits = [
+            t.model.to(raw.device)((raw - mean.to(raw.device)) / std.to(raw.device))
+            for t, (mean, std) in zip(teachers, statistics)
+        ]
+        return torch.stack(logits).mean(0)
 
     return opinion
