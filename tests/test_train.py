@@ -19,7 +19,7 @@ from tests.conftest import SR, run
 from train import augment, features, scores
 from train.data import Clip, load_dataset
 from train.features import PatchShape
-from train.loop import Recipe, _follow, _vary, clip_log_probabilities, fit
+from train.loop import Recipe, _follow, _optimizer, _set_lr, _vary, clip_log_probabilities, fit
 from train.run import load_run
 
 
@@ -284,6 +284,15 @@ def test_bfloat16_learns_what_float32_learns(sounds, cache, tmp_path):
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "meta.json").read_text())["scores"]["last"]["accuracy"] == 1.0
     assert all(value.dtype != torch.bfloat16 for value in load_file(tmp_path / "model.safetensors").values())
+
+
+def test_warm_restarts_fall_and_begin_anew():
+    recipe = Recipe(lr=0.1, schedule="restarts", optimizer="sgd")
+    optimizer = _optimizer(torch.nn.Linear(1, 1), recipe)
+    lr = [_set_lr(optimizer, recipe, epoch, 100) for epoch in range(70)]
+    assert [epoch for epoch in range(70) if lr[epoch] == 0.1] == [0, 10, 30]
+    assert all(lr[e] > lr[e + 1] for e in range(69) if e + 1 not in (10, 30))
+    assert optimizer.param_groups[0]["lr"] == lr[-1] and optimizer.param_groups[0]["momentum"] == 0.9
 
 
 def test_each_recording_varies_in_its_turn():

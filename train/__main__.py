@@ -27,7 +27,8 @@ FRONTENDS = {
 RECIPE_FLAGS = {
     "epochs": (int, "passes over the recordings"),
     "batch_size": (int, "patches of one step"),
-    "lr": (float, "Adam's peak learning rate"),
+    "optimizer": (str, "adam, or sgd with momentum"),
+    "lr": (float, "the peak learning rate"),
     "weight_decay": (float, "l2"),
     "gain_db": (float, "each patch louder or quieter by up to this"),
     "mixup_alpha": (float, "alpha of the Beta distribution, 0 for none"),

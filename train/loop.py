@@ -22,10 +22,12 @@ from train.features import looped
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a net is trained. Adam, KL divergence as mixup makes labels soft, l2 by `weight_decay`.
+    """How a net is trained. KL divergence as mixup makes labels soft, l2 by `weight_decay`.
 
+    optimizer      "adam", or "sgd" with momentum 0.9 (P4)
     schedule       "cosine": one warm-up epoch, then a cosine to zero; "constant"; "steps": 0.91 times as much after every
-                   200 batches, counted at the beginning of each epoch (P2)
+                   200 batches, counted at the beginning of each epoch (P2); "restarts": cosines to a ten-thousandth (P4),
+                   each twice as long as the one before, the first of 10 epochs (ours: the paper gives no lengths)
     shares         of mixup: "beta", "uniform", "both" (P1), see train.augment.mixup
     crops          "random": one stretch of each clip per epoch; "grid": every patch of each clip, P1's without overlap
     oversample     classes stand equally often in an epoch (P1)
@@ -58,6 +60,7 @@ class Recipe:
     mixstyle: float = 0.0
     average: float = 0.0
     vary_every: int = 0
+    optimizer: str = "adam"
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -75,16 +78,18 @@ class Recipe:
 
 
 CHOICES = {
-    "schedule": ("cosine", "constant", "steps"),
+    "schedule": ("cosine", "constant", "steps", "restarts"),
     "shares": ("beta", "uniform", "both"),
     "crops": ("random", "grid"),
     "oversample": (True, False),
     "precision": ("float32", "bfloat16"),
     "roll": (True, False),
+    "optimizer": ("adam", "sgd"),
 }
 # Checkpoints are known by the JSON of their recipe: what came later must not change it.
 LATER = {field.name: field.default for field in dataclasses.fields(Recipe)[11:]}
 STEP_DECAY, STEP_BATCHES = 0.91, 200
+FIRST_RESTART_EPOCHS, RESTART_DECAY = 10, 1e-4
 RANGES = {
     "epochs": (1, 100_000),
     "batch_size": (2, 4096),
@@ -136,7 +141,7 @@ def fit(
     run.model.to(memory_format=torch.channels_last)  # what bfloat16 is fast in
     learner = copy.deepcopy(run.model) if recipe.average else run.model  # run.model is what is kept
     fabric = fabric or fabric_of(recipe)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = _optimizer(learner, recipe)
     on_device, optimizer = fabric.setup(learner, optimizer)
     run.model.to(fabric.device)
     checkpoint = Path(folder) / "checkpoint.safetensors"
@@ -266,24 +271,36 @@ def _loss(logits, target, recipe, teacher_logits=None, loss_of=_kl_divergence):
     return (1 - recipe.distill) * hard + recipe.distill * soft
 
 
+def _optimizer(model, recipe):
+    settings = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=0.9, **settings)
+    return torch.optim.Adam(model.parameters(), **settings)
+
+
 def _set_lr(optimizer, recipe, epoch, n_items):
     lr = recipe.lr
     if recipe.schedule == "cosine":
         lr *= 0.2 if epoch == 0 else 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
     elif recipe.schedule == "steps":
         lr *= STEP_DECAY ** (epoch * max(1, n_items // recipe.batch_size) // STEP_BATCHES)
+    elif recipe.schedule == "restarts":
+        length, since = FIRST_RESTART_EPOCHS, epoch
+        while since >= length:
+            since, length = since - length, 2 * length
+        lr *= RESTART_DECAY + (1 - RESTART_DECAY) * 0.5 * (1 + math.cos(math.pi * since / length))
     for group in optimizer.param_groups:
         group["lr"] = lr
     return lr
 
 
 def _save(path, nets, optimizer, identity, history, seconds):
-    """Nets by name, Adam's moments, history: with the seeds per epoch all that a killed run needs to end the same way."""
+    """Nets by name, the optimizer's moments, history: with the seeds per epoch all that a killed run needs."""
     tensors = {
         f"{name}.{key}": value.contiguous() for name, net in nets.items() for key, value in net.state_dict().items()
     }
     for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{key}": value.contiguous() for key, value in state.items()}
+        tensors |= {f"adam.{i}.{key}": value.contiguous() for key, value in state.items() if value is not None}
     header = {"identity": identity, "history": json.dumps(history), "seconds": repr(seconds)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda partial: save_file(tensors, partial, header))

@@ -41,6 +41,8 @@ P0_RECIPE = Recipe(
     epochs=10, batch_size=100, lr=1e-3, weight_decay=5e-3, gain_db=0.0, mixup_alpha=0.0, mask_frames=0, mask_bands=0,
     schedule="constant",
 )  # fmt: skip
+# SGD, cosine warm restarts from 0.1; the net masks what its filters give. 70 epochs are three cosines.
+P4_RECIPE = Recipe(epochs=70, lr=0.1, mask_frames=0, mask_bands=0, optimizer="sgd", schedule="restarts")
 
 SYSTEMS = {
     "cnn7": System(
@@ -94,7 +96,7 @@ SYSTEMS = {
         "P4, learned filters on raw frames, relevance heads, nine convolutions or a CNN-LSTM, 11,743,904 parameters",
         relevance.SHAPES,
         PatchShape(431, 431, "frames"),  # 10 s at a hop of 1024; 423 frames behind the deltas
-        Recipe(mask_frames=0, mask_bands=0),  # the net masks what its filters give
+        P4_RECIPE,
         follows=("sr",),
     ),
 }
