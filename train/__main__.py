@@ -86,8 +86,9 @@ def main(argv=None):
 def _frontend(args):
     """-> the Frontend, or the Stack of those named."""
     frontends = [FRONTENDS[name] for name in args.frontend]
-    if args.hop_length is not None:
-        frontends = [dataclasses.replace(frontend, hop_length=args.hop_length) for frontend in frontends]
+    given = {"hop_length": args.hop_length, "win_length": args.win_length}
+    given = {name: value for name, value in given.items() if value is not None}
+    frontends = [dataclasses.replace(frontend, **given) for frontend in frontends]
     return frontends[0] if len(frontends) == 1 else Stack(tuple(frontends))
 
 
@@ -176,6 +177,7 @@ def _arguments(argv):
         type=int,
         help="samples; P3's 620, 1120, 1850 give patches of 1.8, 3.3, 5.4 s (default: mel, gam, cqt 1120, others their own)",
     )
+    parser.add_argument("--win-length", type=int, help="samples of the window (default: the spectrogram's, 4096 in P3)")
     parser.add_argument("--patch-frames", type=int, help="frames of a patch (default: the system's; cnn7 128)")
     parser.add_argument("--stride", type=int, help="frames between patches (default: the system's; cnn7 32)")
     parser.add_argument("--planes", choices=PLANES, help="what a net sees of a spectrogram (default: the system's)")
