@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from benchmarks.frontend import medians_ms
 from runtime import command, fusion
@@ -155,7 +156,7 @@ def measure_start(folder, fmt, window_s, hop_s):
     first_s = max(member.patch_end(0) for member in bundle.members) / bundle.sr
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "sound.wav"
-        write_wav(path, sound(bundle.sr, first_s + 2 * hop_s), bundle.sr)
+        soundfile.write(path, sound(bundle.sr, first_s + 2 * hop_s), bundle.sr, "PCM_16")
         command = [sys.executable, "-c", RUN, "--wav", str(path), "--realtime", "--jsonl", "--engine", fmt]
         command += ["--bundle", str(folder), "--window", str(window_s), "--hop", str(hop_s)]
         began = time.monotonic()
@@ -165,16 +166,6 @@ def measure_start(folder, fmt, window_s, hop_s):
             _, said = process.communicate()
     rss, peak = (int(kb) / 1024 for kb in said.split("rss ")[1].split())
     return first, rss, peak
-
-
-def write_wav(path, wave, sr):
-    import wave as wavfile
-
-    with wavfile.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sr)
-        file.writeframes((np.clip(wave, -1, 1) * 32767).astype("<i2").tobytes())
 
 
 def main(argv=None):

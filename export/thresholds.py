@@ -15,7 +15,7 @@ import numpy as np
 from export.traces import Trace, decisions
 from runtime import fusion
 from runtime.bundle import Bundle
-from runtime.events import CLOSE_S, Detector
+from runtime.events import SAME_S, Detector
 from runtime.labels import Label
 from runtime.rules import Rules
 from runtime.score import match
@@ -104,7 +104,7 @@ def _smoothed(
     made = decisions(trace, bundle, temperatures, left_out)
     at_s = np.array([d.end_s for d in made])
     p = np.array([[d.scores[label] for label in bundle.labels] for d in made])
-    recent = [(at_s > now - smooth_s + CLOSE_S) & (at_s <= now) | (at_s == now) for now in at_s]
+    recent = [(at_s > now - smooth_s + SAME_S) & (at_s <= now) | (at_s == now) for now in at_s]
     return at_s, np.array([p[chosen].mean(0) for chosen in recent])
 
 

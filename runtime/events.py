@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from runtime.decide import Decision
 from runtime.rules import MAX_S, Rules
 
-CLOSE_S = 1e-6  # times that differ by less are one: tenths of a second are not exact
+SAME_S = 1e-6  # times that differ by less are one: tenths of a second are not exact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Detector:
             p = smoothed[label]
             if label in self._open:
                 events += self._go_on(label, p, now) if p and p >= self.rules.off[label] else self._end(label, now)
-            elif p and p >= on and now - self._ended_s.get(label, -MAX_S) + CLOSE_S >= self.rules.cooldown_s:
+            elif p and p >= on and now - self._ended_s.get(label, -MAX_S) + SAME_S >= self.rules.cooldown_s:
                 self._open[label] = Event(label, now, None, now, p)
                 events += self._go_on(label, p, now)
         return events
@@ -85,7 +85,7 @@ class Detector:
     def _smooth(self, decision: Decision) -> dict[str, float]:
         """-> mean probabilities; digital silence is nothing, whatever the nets make of it."""
         self._recent.append(decision)
-        while len(self._recent) > 1 and self._recent[0].end_s <= decision.end_s - self.rules.smooth_s + CLOSE_S:
+        while len(self._recent) > 1 and self._recent[0].end_s <= decision.end_s - self.rules.smooth_s + SAME_S:
             self._recent.popleft()
         heard = [d for d in self._recent if not d.silent]
         return {label: sum(d.scores[label] for d in heard) / len(self._recent) for label in decision.scores}
@@ -93,7 +93,7 @@ class Detector:
     def _go_on(self, label: str, p: float, now: float) -> list[Event]:
         event = self._open[label]
         self._open[label] = event = dataclasses.replace(event, p=max(p, event.p), at_s=now)
-        if label in self._reported or now - event.start_s + CLOSE_S < self.rules.min_s:
+        if label in self._reported or now - event.start_s + SAME_S < self.rules.min_s:
             return []
         self._reported.add(label)
         return [event]

@@ -82,9 +82,8 @@ def score(
     live = Stream(bundle, window_s, hop_s)
     tolerance_s = live.window / bundle.sr if tolerance_s is None else tolerance_s
     source = audio.blocks(stream)
-    total_s = audio.header(stream).n_frames / source.sr
-    events, cpu_s = _listen(live, source, total_s)
-    duration_s = total_s
+    duration_s = audio.header(stream).n_frames / source.sr
+    events, cpu_s = _listen(live, source, duration_s)
     known = [label for label in labels if label.event_label in bundle.labels]
     matched = match([event for event in events if event.end_s is None], labels, tolerance_s)
     n_wrong = sum(n for (truth, said), n in matched["confusion"].items() if said not in (truth, None))
@@ -114,7 +113,7 @@ def score(
     }
 
 
-def _listen(live: Stream, source: audio.Source, total_s: float) -> tuple[list[Event], float]:
+def _listen(live: Stream, source: audio.Source, duration_s: float) -> tuple[list[Event], float]:
     """-> events, seconds of CPU that they took."""
     detector = Detector(live.bundle.labels, live.bundle.rules)
     events: list[Event] = []
@@ -124,7 +123,7 @@ def _listen(live: Stream, source: audio.Source, total_s: float) -> tuple[list[Ev
         events += detector.feed(decision)
         if time.monotonic() - shown > SHOW_S:
             shown = time.monotonic()
-            print(f"\r{decision.end_s:.0f} of {total_s:.0f} s", end="", file=sys.stderr, flush=True)
+            print(f"\r{decision.end_s:.0f} of {duration_s:.0f} s", end="", file=sys.stderr, flush=True)
     cpu_s += time.process_time()
     if time.monotonic() - begun > SHOW_S:
         print(file=sys.stderr)
