@@ -255,15 +255,16 @@ def test_a_teacher_changes_what_is_learned(small_runs, tmp_path):
         loud = raw[:, 0].mean((1, 2)) > -40
         return torch.stack([loud * 9.0, ~loud * 9.0], dim=1)
 
+    said = np.array([[0.0, 9.0], [9.0, 0.0]] * 6, np.float32)  # the opposite too, of whole clips
     wrong = []
-    for name, teacher in (("labels", None), ("teacher", opposite)):
+    for name, taught in (("labels", {}), ("teacher", {"teacher": opposite}), ("opinions", {"opinions": said})):
         torch.manual_seed(0)
         model = type(base.model)(2, widths=[4, 8, 8, 8, 8, 8], decomposed=True)
         student = dataclasses.replace(base, model=model, labels=("quiet", "loud"), patch=PatchShape())
         recipe = Recipe(epochs=25, lr=0.01, batch_size=4, gain_db=0, mixup_alpha=0, distill=1.0, weight_decay=0)
-        fit(student, statics, targets, recipe, tmp_path / name, teacher=teacher, say=lambda line: None)
+        fit(student, statics, targets, recipe, tmp_path / name, **taught, say=lambda line: None)
         wrong.append(int((clip_log_probabilities(student, statics).argmax(1) != targets).sum()))
-    assert wrong == [0, 12]
+    assert wrong == [0, 12, 12]
 
 
 def test_the_average_follows_weights_and_statistics():

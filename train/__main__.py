@@ -192,7 +192,7 @@ def _arguments(argv):
         type=Path,
         action="append",
         default=[],
-        help="run of the same spectrogram to distil from; repeat for several",
+        help="run to distil from, of any spectrogram; several teach by their product",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -124,14 +124,15 @@ def fabric_of(recipe, accelerator="cpu", devices=1):
 
 
 def fit(
-    run, statics, targets, recipe, folder, *, identity=None, teacher=None, evaluate=None, varied=None, fabric=None,
-    say=print,
+    run, statics, targets, recipe, folder, *, identity=None, teacher=None, opinions=None, evaluate=None, varied=None,
+    fabric=None, say=print,
 ):  # fmt: skip
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
 
     Targets may also be (clips, labels) of 0 and 1, several labels at once: the loss is then binary cross entropy, as P0's.
     `identity`: JSON-able, what else the result depends on; a checkpoint of another one is not resumed. `teacher`: a
-    function of raw patches (n, planes, frames, bands) in dB -> logits. `evaluate`: history so far -> accuracy, called on
+    function of raw patches (n, planes, frames, bands) in dB -> logits; or `opinions`: (clips, classes) logits, what teachers
+    said of each whole clip before, whatever spectrogram they hear. `evaluate`: history so far -> accuracy, called on
     some epochs. `varied`: (index of a recording, number of the variation) -> its spectrogram, for recipe.vary_every.
     `fabric`: a launched Fabric of `fabric_of`, default this processor; each of its devices takes its share of every batch.
     -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
@@ -151,7 +152,7 @@ def fit(
     if history:
         say(f"resumed after epoch {len(history)}")
     data = [torch.from_numpy(looped(s, run.patch.n_static)) for s in statics]
-    targets = torch.as_tensor(targets)
+    targets, opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
     if recipe.oversample and targets.ndim == 2:
         raise ValueError(
             "oversample: recordings with several labels have no class to be made as frequent as the others"
@@ -159,14 +160,15 @@ def fit(
     if recipe.vary_every and recipe.crops == "grid":
         raise ValueError("vary_every takes random crops: with a grid of patches each recording was cut up before")
     if recipe.crops == "grid":
-        data, targets = _grid(data, targets, run.patch)
+        data, clip = _grid(data, run.patch)
+        targets, opinions = targets[clip], None if opinions is None else opinions[clip]
     started, first = time.monotonic(), len(history)
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 100_003 + epoch)
         lr, began = _set_lr(optimizer, recipe, epoch, len(data)), time.monotonic()
         if recipe.vary_every:
             _vary(data, epoch, recipe.vary_every, varied, run.patch.n_static, first=epoch == first)
-        loss = _epoch(run, on_device, data, targets, recipe, optimizer, teacher, epoch, fabric)
+        loss = _epoch(run, on_device, data, targets, opinions, recipe, optimizer, teacher, epoch, fabric)
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
         seconds += time.monotonic() - began
@@ -196,7 +198,7 @@ def _vary(data, epoch, every, varied, n_static, first):
             data[i] = torch.from_numpy(looped(varied(i, variation), n_static))
 
 
-def _epoch(run, learner, data, targets, recipe, optimizer, teacher, epoch, fabric):
+def _epoch(run, learner, data, targets, opinions, recipe, optimizer, teacher, epoch, fabric):
     """One pass over the clips, or over their patches, in random order. -> mean loss."""
     learner.train()
     mean, std = (torch.from_numpy(a)[:, None].to(fabric.device) for a in (run.mean, run.std))  # (planes, 1, bands)
@@ -204,21 +206,27 @@ def _epoch(run, learner, data, targets, recipe, optimizer, teacher, epoch, fabri
     if fabric.world_size > 1:  # all agree on the order; each draws its own crops
         torch.manual_seed(int(torch.randint(2**31, ())) + fabric.global_rank)
     loss_of = F.binary_cross_entropy_with_logits if targets.ndim == 2 else _kl_divergence
-    targets = targets.float() if targets.ndim == 2 else F.one_hot(targets, len(run.labels)).float()
+    goals = targets.float() if targets.ndim == 2 else F.one_hot(targets, len(run.labels)).float()
+    if opinions is not None:  # side by side with the labels, so that mixup mixes both
+        goals = torch.cat([goals, F.softmax(opinions / recipe.temperature, 1)], dim=1)
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
     n_batches = max(1, len(order) // recipe.batch_size)
     for step, batch in enumerate(torch.tensor_split(order, n_batches), epoch * n_batches + 1):
         share = batch[fabric.global_rank :: fabric.world_size]
-        raw, target = _patches([data[i] for i in share], run.patch, recipe, fabric.device), targets[share]
-        target = target.to(fabric.device)
+        raw, goal = _patches([data[i] for i in share], run.patch, recipe, fabric.device), goals[share].to(fabric.device)
         if recipe.mixup_alpha and len(share) > 1:
-            raw, target = augment.mixup(raw, target, recipe.mixup_alpha, recipe.shares)
+            raw, goal = augment.mixup(raw, goal, recipe.mixup_alpha, recipe.shares)
+        target, opinion = goal[:, : len(run.labels)], goal[:, len(run.labels) :]
+        if teacher:
+            opinion = F.softmax(teacher(raw) / recipe.temperature, 1)
         x = (raw - mean) / std
         if recipe.mixstyle and torch.rand(()) < recipe.mixstyle:
             x = augment.freq_mixstyle(x)
         x = augment.spec_augment(x, recipe.mask_frames, recipe.mask_bands)
         logits = learner(x.contiguous(memory_format=torch.channels_last)).float()
-        loss = _loss(logits, target, recipe, teacher and teacher(raw), loss_of)
+        loss = loss_of(logits, target)
+        if opinion.shape[1]:
+            loss = (1 - recipe.distill) * loss + recipe.distill * _distance(logits, opinion, recipe.temperature)
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
@@ -247,28 +255,23 @@ def _patches(statics, patch, recipe, device):
     return augment.planes_of(augment.random_gain(crops, recipe.gain_db, raw), patch.planes)
 
 
-def _grid(data, targets, patch):
-    """Every patch of each (bands, frames) spectrogram as an item of its own. -> list of (bands, n_static), their targets."""
-    pieces, labels = [], []
-    for static, target in zip(data, targets):
+def _grid(data, patch):
+    """Every patch of each (bands, frames) spectrogram as an item of its own. -> list of (bands, n_static), their clips."""
+    pieces, clips = [], []
+    for clip, static in enumerate(data):
         starts = range(0, static.shape[1] - patch.n_static + 1, patch.stride)
         pieces += [static[:, start : start + patch.n_static] for start in starts]
-        labels += [target] * len(starts)
-    return pieces, torch.stack(labels)
+        clips += [clip] * len(starts)
+    return pieces, torch.tensor(clips)
 
 
 def _kl_divergence(logits, target):
     return F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean")
 
 
-def _loss(logits, target, recipe, teacher_logits=None, loss_of=_kl_divergence):
-    """loss_of the soft labels; with a teacher, part of it KL divergence to its softened opinion (Hinton 2015)."""
-    hard = loss_of(logits, target)
-    if teacher_logits is None:
-        return hard
-    t = recipe.temperature
-    soft = F.kl_div(F.log_softmax(logits / t, 1), F.softmax(teacher_logits / t, 1), reduction="batchmean") * t * t
-    return (1 - recipe.distill) * hard + recipe.distill * soft
+def _distance(logits, opinion, temperature):
+    """KL divergence to a teacher's softened probabilities, as large as that to labels. Hinton 2015."""
+    return F.kl_div(F.log_softmax(logits / temperature, 1), opinion, reduction="batchmean") * temperature**2
 
 
 def _optimizer(model, recipe):

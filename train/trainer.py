@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 
 from runtime.files import write_atomic
 from runtime.frontend import spectrogram
@@ -44,7 +45,8 @@ def train(
     writes = fabric is None or fabric.is_global_zero
     history = fit(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [str(t) for t in teachers]],
-        teacher=_opinion([load_run(t) for t in teachers]), evaluate=evaluate if test_clips else None,
+        opinions=_opinions({t: load_run(t) for t in teachers}, train_clips, dataset.labels, cache),
+        evaluate=evaluate if test_clips else None,
         varied=_varied(train_clips, frontend, recipe.seed), fabric=fabric,
     )  # fmt: skip
     log_p = clip_log_probabilities(run, test_statics) if test_clips else None
@@ -118,19 +120,12 @@ def _varied(clips, frontend, seed):
     return spectrogram_of
 
 
-def _opinion(teachers):
-    """Full-size nets of the same spectrogram -> a function of raw patches: their mean logits. None without teachers."""
+def _opinions(teachers, clips, labels, cache):
+    """{path: trained Run of any spectrogram} -> (clips, classes): log of their product. None where there is none."""
     if not teachers:
         return None
-
-    statistics = [(torch.from_numpy(t.mean)[:, None], torch.from_numpy(t.std)[:, None]) for t in teachers]
-
-    @torch.no_grad()
-    def opinion(raw):
-        logits = [
-            t.model.to(raw.device)((raw - mean.to(raw.device)) / std.to(raw.device))
-            for t, (mean, std) in zip(teachers, statistics)
-        ]
-        return torch.stack(logits).mean(0)
-
-    return opinion
+    for path, teacher in teachers.items():
+        if teacher.labels != labels:
+            raise ValueError(f"teacher {path} knows other classes ({', '.join(teacher.labels)[:100]}) than the data")
+    log_p = [clip_log_probabilities(t, features(clips, t.frontend, cache)) for t in teachers.values()]
+    return log_softmax(np.mean(log_p, axis=0), axis=1)
