@@ -41,7 +41,10 @@ RECIPE_FLAGS = {
     "precision": (str, "of the forward pass; bfloat16 is 2.6 times as fast on processors with AMX, slow on others"),
     "mixstyle": (float, "chance of a batch to undergo Freq-MixStyle, 0..1"),
     "average": (float, "keep the running average of the weights, with this decay per step; 0: the last weights"),
-    "vary_every": (int, "after so many epochs another speed, microphone, room and noise for each recording; 0: never"),
+    "vary_every": (
+        int,
+        "half of the patches varied in speed, microphone and room, anew after so many epochs; 0: none",
+    ),
 }
 RECIPE_SWITCHES = {
     "oversample": "classes equally often per epoch",
@@ -86,7 +89,7 @@ def main(argv=None):
 def _frontend(args):
     """-> the Frontend, or the Stack of those named."""
     frontends = [FRONTENDS[name] for name in args.frontend]
-    given = {"hop_length": args.hop_length, "win_length": args.win_length}
+    given = {"hop_length": args.hop_length, "n_fft": args.n_fft, "win_length": args.win_length}
     given = {name: value for name, value in given.items() if value is not None}
     frontends = [dataclasses.replace(frontend, **given) for frontend in frontends]
     return frontends[0] if len(frontends) == 1 else Stack(tuple(frontends))
@@ -177,6 +180,7 @@ def _arguments(argv):
         type=int,
         help="samples; P3's 620, 1120, 1850 give patches of 1.8, 3.3, 5.4 s (default: mel, gam, cqt 1120, others their own)",
     )
+    parser.add_argument("--n-fft", type=int, help="samples of the FFT (default: the spectrogram's, 8192 in P3)")
     parser.add_argument("--win-length", type=int, help="samples of the window (default: the spectrogram's, 4096 in P3)")
     parser.add_argument("--patch-frames", type=int, help="frames of a patch (default: the system's; cnn7 128)")
     parser.add_argument("--stride", type=int, help="frames between patches (default: the system's; cnn7 32)")

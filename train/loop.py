@@ -36,8 +36,8 @@ class Recipe:
     roll           each patch begins at a random frame and goes on, round, from its end to its beginning
     mixstyle       chance of a batch to undergo Freq-MixStyle
     average        what is kept is the running average of the weights, with this decay per step; 0: the last step's
-    vary_every     each recording is heard through another microphone, room and at another speed (train.waves) after every
-                   so many epochs; 0: always as it is
+    vary_every     half of the patches are of a variation of the recording: at another speed, through another microphone and
+                   room (train.waves); a new one after every so many epochs. 0: always the recording itself
     """
 
     epochs: int = 60
@@ -162,13 +162,14 @@ def fit(
     if recipe.crops == "grid":
         data, clip = _grid(data, run.patch)
         targets, opinions = targets[clip], None if opinions is None else opinions[clip]
+    variations = list(data) if recipe.vary_every else None
     started, first = time.monotonic(), len(history)
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 100_003 + epoch)
         lr, began = _set_lr(optimizer, recipe, epoch, len(data)), time.monotonic()
         if recipe.vary_every:
-            _vary(data, epoch, recipe.vary_every, varied, run.patch.n_static, first=epoch == first)
-        loss = _epoch(run, on_device, data, targets, opinions, recipe, optimizer, teacher, epoch, fabric)
+            _vary(variations, epoch, recipe.vary_every, varied, run.patch.n_static, first=epoch == first)
+        loss = _epoch(run, on_device, data, variations, targets, opinions, recipe, optimizer, teacher, epoch, fabric)
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
         seconds += time.monotonic() - began
@@ -187,18 +188,18 @@ def fit(
     return history
 
 
-def _vary(data, epoch, every, varied, n_static, first):
-    """Replace those of the recordings whose turn it is by their next variation; where training goes on, all of them.
+def _vary(variations, epoch, every, varied, n_static, first):
+    """Replace the variations of those recordings whose turn it is; where training goes on, of all.
 
-    Recording i hears variation (epoch + i) // every: at first nearly all are as recorded, and each epoch costs the same.
+    Recording i has variation (epoch + i % every) // every, 0 being itself: so each epoch costs the same.
     """
-    for i in range(len(data)):
+    for i in range(len(variations)):
         variation = (epoch + i % every) // every
         if variation and (first or (epoch + i) % every == 0):
-            data[i] = torch.from_numpy(looped(varied(i, variation), n_static))
+            variations[i] = torch.from_numpy(looped(varied(i, variation), n_static))
 
 
-def _epoch(run, learner, data, targets, opinions, recipe, optimizer, teacher, epoch, fabric):
+def _epoch(run, learner, data, variations, targets, opinions, recipe, optimizer, teacher, epoch, fabric):
     """One pass over the clips, or over their patches, in random order. -> mean loss."""
     learner.train()
     mean, std = (torch.from_numpy(a)[:, None].to(fabric.device) for a in (run.mean, run.std))  # (planes, 1, bands)
@@ -213,7 +214,11 @@ def _epoch(run, learner, data, targets, opinions, recipe, optimizer, teacher, ep
     n_batches = max(1, len(order) // recipe.batch_size)
     for step, batch in enumerate(torch.tensor_split(order, n_batches), epoch * n_batches + 1):
         share = batch[fabric.global_rank :: fabric.world_size]
-        raw, goal = _patches([data[i] for i in share], run.patch, recipe, fabric.device), goals[share].to(fabric.device)
+        statics = [data[i] for i in share]
+        if variations:
+            vary = torch.rand(len(share)) < 0.5
+            statics = [variations[i] if other else data[i] for i, other in zip(share, vary)]
+        raw, goal = _patches(statics, run.patch, recipe, fabric.device), goals[share].to(fabric.device)
         if recipe.mixup_alpha and len(share) > 1:
             raw, goal = augment.mixup(raw, goal, recipe.mixup_alpha, recipe.shares)
         target, opinion = goal[:, : len(run.labels)], goal[:, len(run.labels) :]
