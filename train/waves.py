@@ -1,15 +1,14 @@
 """Augmentation of recordings before their spectrogram: as another speed, microphone, room and background would have it.
 
-Each function takes samples, their rate in Hz and a numpy Generator, and gives samples. `varied` is all of them, each with
-its own chance: what `train.features.copies` keeps on disk. Speed is EnvNet-v2's scale augmentation (Tokozume 2018) and
-P4's; responses and noise are P4's spectrum correction and noise in a form that needs no second recording.
+Each function takes samples, their rate in Hz and a numpy Generator, and gives samples; `varied` draws from all of them.
+Speed is EnvNet-v2's scale augmentation (Tokozume 2018) and P4's; microphones, rooms and noise are P4's spectrum correction
+and noise in a form that needs no second recording.
 """
 
 import numpy as np
 import soxr
 from scipy import fft
 
-VERSION = 1  # raise it when `varied` gives other samples
 SPEED = 0.2  # of the natural logarithm: 0.82 to 1.22 times as fast
 TONE_DB, N_TONES = 4.0, 9  # standard deviation of a microphone's response at so many points, evenly on log frequency
 TONE_HZ = (40.0, 20_000.0)
