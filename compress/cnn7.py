@@ -6,6 +6,7 @@ exports, checks, and says what a held-out fold thinks of the result.
 """
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import math
@@ -23,7 +24,7 @@ from export.assemble import check_target
 from export.equalize import VERSION as QUANTIZATION
 from runtime import command, fusion
 from runtime.bundle import Bundle
-from runtime.files import write_atomic
+from runtime.files import read_json, write_atomic
 from runtime.frontend import PRESETS
 from train import scores
 from train.data import RECORDINGS, load_dataset, split
@@ -79,10 +80,26 @@ def shapes_for(args, labels):
         for name, run in sources.items():
             prune.check_source(run, args.prune_from / name, labels, args.fold)
         return {name: prune.smaller_shape(run, name, limits) for name, run in sources.items()}
+    if args.shapes:
+        return read_shapes(args.shapes, limits, len(labels))
     if args.search is None:
         return dict.fromkeys(PRESETS, largest)
     nets = search(args, limits)
     return {name: Shape.from_json(nets[name]["finalists"][0]["shape"]) for name in PRESETS}
+
+
+def read_shapes(path, limits, n_classes):
+    """What a search has chosen, from the search.json it wrote. Raises ValueError."""
+    nets = read_json(path)
+    try:
+        shapes = {name: Shape.from_json(nets[name]["finalists"][0]["shape"]) for name in PRESETS}
+        fitting = {name: limits.hold(shape, n_classes) for name, shape in shapes.items()}
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not what --search writes ({type(error).__name__}: {error})") from error
+    for name, shape in shapes.items():
+        if not fitting[name]:
+            raise ValueError(f"{path}: {name}, {shape}, takes more than {limits.file_bytes:,} bytes: search again")
+    return shapes
 
 
 def search(args, limits):
@@ -163,6 +180,8 @@ def identity(args):
         "search_epochs": args.search and args.search_epochs,
         "ram": args.ram,
         "macs": args.macs,
+        "shapes": args.shapes and hashlib.sha256(args.shapes.read_bytes()).hexdigest(),
+        "prune_from": args.prune_from and str(args.prune_from.resolve()),
     }
     return {
         "budget_bytes": parse_bytes(args.budget),
@@ -209,6 +228,10 @@ def main(argv=None):
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}", flush=True)
     shapes = shapes_for(args, dataset.labels)
+    if deaf := [name for name in teachers if shapes[name].frontend(name) != HEARD.frontend(name)]:
+        raise ValueError(
+            f"{args.shapes}: {deaf[0]} hears other bands or another hop than its teachers: search with them"
+        )
     alike = len(set(shapes.values())) == 1
     nets = str(shapes["mel"]) if alike else "; ".join(f"{name} {shape}" for name, shape in shapes.items())
     n_teachers = sum(map(len, teachers.values()))
@@ -272,6 +295,7 @@ def arguments(argv):
         metavar="HOURS",
         help="of trials per spectrogram, all calls together (default: no search)",
     )
+    search.add_argument("--shapes", type=Path, metavar="FILE", help="search.json of a search: the shapes it has chosen")
     search.add_argument("--search-epochs", type=int, default=18, help="of a trial (default 18)")
     search.add_argument("--ram", type=parse_bytes, help="bytes of tensor arena that each net may take, such as 256kb")
     search.add_argument("--macs", type=int, help="multiply-accumulates of a patch that each net may take")
@@ -293,6 +317,8 @@ def arguments(argv):
 
 def _check(args):
     """Raises ValueError for what does not go together or no search can have, ImportError where none can be made."""
+    if args.shapes and (args.prune_from or args.search is not None):
+        raise ValueError("--shapes takes no --search and no --prune-from: it says the shapes")
     if args.prune_from and (args.teacher or args.search is not None):
         raise ValueError("--prune-from takes no --teacher and no --search: the wider nets give the shape and teach it")
     if args.search is None:

@@ -87,7 +87,7 @@ def search(task, say=print):
         study.sampler = _sampler(task.seed, len(study.get_trials(deepcopy=False)))
         trial = study.ask()
         try:
-            score = _try(trial, study, task, dataset.labels, train, valid)
+            score = _try(trial, study, task, dataset.labels, train, valid, say)
             study.tell(trial, score["log_loss"])
             in_vain, said = 0, f"log loss {score['log_loss']:.3f}, accuracy {score['accuracy']:.1%}"
         except optuna.TrialPruned as why:
@@ -148,7 +148,9 @@ def _sampler(seed, n_trials):
     """Made anew for each trial, so that a search that was stopped goes on as it would have gone on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of optuna 4
-        return optuna.samplers.TPESampler(seed=seed * 100_003 + n_trials, multivariate=True, constant_liar=True)
+        return optuna.samplers.TPESampler(
+            seed=(seed * 100_003 + n_trials) % 2**32, multivariate=True, constant_liar=True
+        )
 
 
 def _take_up(study, task):
@@ -193,7 +195,7 @@ def _propose(trial, task, n_classes):
     return widest_within(limits, Shape(widths, dc, **heard), n_classes)
 
 
-def _try(trial, study, task, labels, train, valid):
+def _try(trial, study, task, labels, train, valid, say):
     """-> a trial's score on the clips of part 1. Raises TrialPruned, or Useless."""
     trial.set_user_attr("worker", [socket.gethostname(), os.getpid()])
     shape = _propose(trial, task, len(labels))
@@ -207,22 +209,36 @@ def _try(trial, study, task, labels, train, valid):
             trial.set_user_attr("why", f"the same net as trial {other.number}")
             raise Useless(f"the same net as trial {other.number}")
 
+    progress = _progress(say, f"trial {trial.number}", task.trial_epochs)
+
     def report(epoch, score):
+        progress(epoch, score)
         trial.report(score["log_loss"], epoch)
         trial.set_user_attr("accuracy", score["accuracy"])
         if epoch < task.trial_epochs and trial.should_prune():
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # the first epoch has left nothing yet
             trial.set_user_attr("why", "given up")
             raise optuna.TrialPruned(f"given up after epoch {epoch}, log loss {score['log_loss']:.3f}")
 
     folder = task.folder / "trials" / f"{study.study_name}-{shape.digest}"
     recipe = Recipe(epochs=task.trial_epochs, seed=task.seed)
     score = validated(shape, task, labels, train, valid, recipe, folder, report)
+    trial.set_user_attr("accuracy", score["accuracy"])  # where all was trained before the process died, nobody said it
     shutil.rmtree(folder)  # its numbers are in the study
     return score
 
 
-def validated(shape, task, labels, train, valid, recipe, folder, report=lambda epoch, score: None):
+def _progress(say, what, epochs):
+    """-> a `report` that says so thrice."""
+
+    def report(epoch, score):
+        if epoch < epochs and epoch % max(1, epochs // 3) == 0:
+            say(f"{what}, epoch {epoch}/{epochs}: log loss {score['log_loss']:.3f}")
+
+    return report
+
+
+def validated(shape, task, labels, train, valid, recipe, folder, report):
     """Train a net of this shape on some clips, score it on others. -> {"accuracy", "log_loss", "n"} of the last epoch.
 
     report: called with the number of an epoch and its score, about ten times; what it raises ends the training. Resumable.
@@ -261,10 +277,10 @@ def _finals(study, task, labels, clips, say):
             train, valid = inner_split(clips, part, N_PARTS)
             recipe = Recipe(epochs=task.final_epochs, seed=task.seed)
             folder = task.folder / "finalists" / f"{study.study_name}-{shape.digest}" / f"part{part}"
-            parts.append(validated(shape, task, labels, train, valid, recipe, folder))
-            say(
-                f"finalist {shape}: log loss {parts[-1]['log_loss']:.3f}, accuracy {parts[-1]['accuracy']:.1%}, part {part}"
-            )
+            what = f"finalist {shape}, part {part}"
+            report = _progress(say, what, task.final_epochs)
+            parts.append(validated(shape, task, labels, train, valid, recipe, folder, report))
+            say(f"{what}: log loss {parts[-1]['log_loss']:.3f}, accuracy {parts[-1]['accuracy']:.1%}")
         found.append(_finalist(shape, trial, parts, len(labels)))
     return sorted(found, key=lambda finalist: finalist["log_loss"])
 
@@ -299,7 +315,7 @@ def _row(trial):
     values = {
         "trial": trial.number,
         "state": trial.state.name.lower(),
-        "log_loss": steps[max(steps)] if steps else None,
+        "log_loss": trial.value if trial.state == DONE else steps[max(steps)] if steps else None,
         "accuracy": trial.user_attrs.get("accuracy"),
         "epochs": max(steps, default=0),
         "seconds": round((trial.datetime_complete - trial.datetime_start).total_seconds(), 1) if ended else None,
