@@ -85,7 +85,7 @@ def png(nets):
     handles, names = axes[0].get_legend_handles_labels()
     mark = {"facecolor": "none", "edgecolor": "black"}
     handles += [axes[0].scatter([], [], marker="D", s=45, **mark), axes[0].scatter([], [], marker="*", s=130, **mark)]
-    axes[0].legend(handles, [*names, "shipped proportions", "chosen"], fontsize=8, loc="best")
+    figure.legend(handles, [*names, "shipped proportions", "chosen"], loc="outside lower center", ncols=5, fontsize=9)
     figure.suptitle("Trials of the search, short trainings; lines: no other is as small and better", fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
