@@ -9,7 +9,7 @@ $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	@echo "installing into .venv (torch is 200 MB to fetch, a few minutes)"
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[train,export,audio,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,export,search,audio,dev]'
 	touch $@
 
 demo: $(BIN)/.installed

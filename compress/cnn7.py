@@ -1,52 +1,58 @@
-"""Shrink CNN-7 to a byte budget.  python -m compress.cnn7 --budget 128kb
+"""Shrink CNN-7 to a byte budget.  python -m compress.cnn7 --budget 128kb [--search HOURS]
 
-Picks the largest shape whose three int8 nets fit as files, trains them on mel, gammatone and CQT spectrograms, distilled
-from full-size nets where some are given, quantizes, exports, checks, and says what a held-out fold thinks of the result.
+Picks the largest shape whose three int8 nets fit as files, or searches for a better one per spectrogram, trains them on mel,
+gammatone and CQT spectrograms, distilled from full-size nets where some are given, or pruned from wider ones, quantizes,
+exports, checks, and says what a held-out fold thinks of the result.
 """
 
 import argparse
-import dataclasses
+import hashlib
+import importlib.util
 import json
-import multiprocessing
-import os
-import signal
-import threading
+import math
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from compress import qat
-from compress.search import N_MEMBERS, largest_fitting
+from compress import pareto, prune, qat
+from compress.search import N_MEMBERS, Limits, Shape, largest_fitting
 from compress.size import fits, parse_bytes
+from compress.workers import side_by_side
 from export.__main__ import calibration_patches, export
 from export.assemble import check_target
 from export.equalize import VERSION as QUANTIZATION
 from runtime import command, fusion
 from runtime.bundle import Bundle
-from runtime.files import write_atomic
+from runtime.files import read_json, write_atomic
 from runtime.frontend import PRESETS
 from train import scores
 from train.data import RECORDINGS, load_dataset, split
-from train.features import CACHE, PatchShape, features, looped
+from train.features import CACHE, features, looped
 from train.loop import Recipe, clip_log_probabilities
 from train.run import load_run
 from train.trainer import train
 
-HOP_LENGTH = 1120  # P3's "2 s": patches of 3.3 s
+HEARD = Shape((), True)  # what teachers must hear: the bands and the hop of the nets that ship
 
 
 def train_member(name, shape, args, teachers):
-    """One small net in this process, one thread: three of them side by side use the cores better than one of them can."""
-    torch.set_num_threads(1)
-    frontend = dataclasses.replace(PRESETS[name], hop_length=HOP_LENGTH)
+    """One small net, trained to its end or pruned and trained on. A killed call goes on where it was."""
     started = time.monotonic()
-    train(
-        "cnn7", shape.kwargs, frontend, PatchShape(), args.data, args.fold, Recipe(epochs=args.epochs, seed=args.seed),
-        args.runs / name, teachers=teachers, cache=args.cache, say=lambda line: print(f"{name}: {line}", flush=True),
-    )  # fmt: skip
+
+    def say(line):
+        print(f"{name}: {line}", flush=True)
+
+    if args.prune_from:
+        prune.prune(
+            args.prune_from / name, shape.widths, load_dataset(args.data), args.fold, args.epochs, args.seed,
+            args.runs / name, cache=args.cache, say=say,
+        )  # fmt: skip
+    else:
+        train(
+            "cnn7", shape.kwargs, shape.frontend(name), shape.patch, args.data, args.fold,
+            Recipe(epochs=args.epochs, seed=args.seed), args.runs / name, teachers=teachers, cache=args.cache, say=say,
+        )  # fmt: skip
     if args.qat_epochs:
         tuned(name, args)
     return name, time.monotonic() - started
@@ -64,30 +70,61 @@ def tuned(name, args):
     )  # fmt: skip
 
 
-def train_members(shape, args, teachers):
-    """All three side by side, on two cores too: the third would run alone. A killed call goes on where it was."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(N_MEMBERS, mp_context=context, initializer=end_with_parent) as pool:
-        # A terminal sends Ctrl-C to all processes: only this one listens, or each worker prints where it was.
-        listening = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the workers, started by `submit`
-        try:
-            jobs = [pool.submit(train_member, name, shape, args, teachers.get(name, [])) for name in PRESETS]
-        finally:
-            signal.signal(signal.SIGINT, listening)
-        try:
-            for job in as_completed(jobs):
-                name, took_s = job.result()
-                print(f"{name}: trained in {took_s:.0f} s", flush=True)
-        except BaseException:
-            for worker in multiprocessing.active_children():  # what they did is in their checkpoints
-                worker.terminate()
-            raise
+def shapes_for(args, labels):
+    """-> the Shape of each spectrogram's net: the largest of the ladder, what a search finds, or a wider net's, pruned."""
+    budget_bytes = parse_bytes(args.budget)
+    largest = largest_fitting(budget_bytes, len(labels))  # a budget that nothing fits ends it here
+    limits = Limits(budget_bytes // N_MEMBERS, args.ram, args.macs)
+    if args.prune_from:
+        sources = {name: load_run(args.prune_from / name) for name in PRESETS}
+        for name, run in sources.items():
+            prune.check_source(run, args.prune_from / name, labels, args.fold)
+        return {name: prune.smaller_shape(run, name, limits) for name, run in sources.items()}
+    if args.shapes:
+        return read_shapes(args.shapes, limits, len(labels))
+    if args.search is None:
+        return dict.fromkeys(PRESETS, largest)
+    nets = search(args, limits)
+    return {name: Shape.from_json(nets[name]["finalists"][0]["shape"]) for name in PRESETS}
 
 
-def end_with_parent():
-    """In a worker: end when the process that started it is gone, killed say, instead of training on for nobody."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+def read_shapes(path, limits, n_classes):
+    """What a search has chosen, from the search.json it wrote. Raises ValueError."""
+    nets = read_json(path)
+    try:
+        shapes = {name: Shape.from_json(nets[name]["finalists"][0]["shape"]) for name in PRESETS}
+        fitting = {name: limits.hold(shape, n_classes) for name, shape in shapes.items()}
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not what --search writes ({type(error).__name__}: {error})") from error
+    for name, shape in shapes.items():
+        if not fitting[name]:
+            raise ValueError(f"{path}: {name}, {shape}, takes more than {limits.file_bytes:,} bytes: search again")
+    return shapes
+
+
+def search(args, limits):
+    """Search the three spectrograms side by side -> {name: {"finalists", "trials"}}, also written beside the runs."""
+    from compress import study  # optuna: main has made sure that it is there
+
+    folder = args.runs / "search"
+    storage = args.storage or str(folder / "journal.log")
+    tasks = [
+        study.Task(
+            name, args.data, args.fold, limits, args.search, args.search_epochs, args.epochs, args.seed,
+            bool(args.teacher), storage, folder, args.cache,
+        )
+        for name in PRESETS
+    ]  # fmt: skip
+    print(
+        f"searching: {args.search:g} h of trials per spectrogram, {args.search_epochs} epochs each, shared by {storage}",
+        flush=True,
+    )
+    found = {name: values for name, *values in side_by_side(study.searched, [(task,) for task in tasks])}
+    nets = {name: dict(zip(("finalists", "trials"), found[name])) for name in PRESETS}
+    write_atomic(folder / "search.json", lambda path: path.write_text(json.dumps(nets, indent=1) + "\n"))
+    write_atomic(folder / "pareto.png", lambda path: path.write_bytes(pareto.png(nets)))
+    print(f"{pareto.text(nets)}\nmade {folder}/search.json and pareto.png", flush=True)
+    return nets
 
 
 def teachers_by_spectrogram(paths, labels):
@@ -99,9 +136,9 @@ def teachers_by_spectrogram(paths, labels):
             raise ValueError(
                 f"teacher {path} knows other classes ({', '.join(run.labels)[:100]}): train one on this data"
             )
-        matching = [n for n, f in PRESETS.items() if dataclasses.replace(f, hop_length=HOP_LENGTH) == run.frontend]
+        matching = [name for name in PRESETS if HEARD.frontend(name) == run.frontend]
         if not matching:
-            raise ValueError(f"teacher {path} hears another spectrogram: train it with --hop-length {HOP_LENGTH}")
+            raise ValueError(f"teacher {path} hears another spectrogram: train it with --hop-length {HEARD.hop_length}")
         found.setdefault(matching[0], []).append(path)
     return found
 
@@ -138,6 +175,14 @@ def evaluation_text(table, n_clips):
 
 def identity(args):
     """All that a bundle and its evaluation depend on, as JSON holds it."""
+    later = {
+        "search": args.search,
+        "search_epochs": args.search and args.search_epochs,
+        "ram": args.ram,
+        "macs": args.macs,
+        "shapes": args.shapes and hashlib.sha256(args.shapes.read_bytes()).hexdigest(),
+        "prune_from": args.prune_from and str(args.prune_from.resolve()),
+    }
     return {
         "budget_bytes": parse_bytes(args.budget),
         "data": str(args.data.resolve()),
@@ -147,6 +192,7 @@ def identity(args):
         "qat_epochs": args.qat_epochs,
         "seed": args.seed,
         "quantization": QUANTIZATION,
+        **{name: value for name, value in later.items() if value is not None},  # those of before must stay the same
     }
 
 
@@ -176,20 +222,25 @@ def main(argv=None):
     if args.fold is None:
         args.fold = dataset.folds[-1]
     _, test_clips = split(dataset, args.fold)
-    shape = largest_fitting(budget_bytes, len(dataset.labels))
     check_target(args.out)
-    finished_path(args).unlink(missing_ok=True)
     teachers = teachers_by_spectrogram(args.teacher, dataset.labels)
+    finished_path(args).unlink(missing_ok=True)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
-    print(
-        f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}\n"
-        f"three nets of widths {'/'.join(map(str, shape.widths))}{' with DC' if shape.decomposed else ''}, "
-        f"{sum(map(len, teachers.values()))} full-size teachers, {args.epochs} epochs each",
-        flush=True,
-    )
-    for name in PRESETS:  # once, here: the trainings that share the cache start together
-        features(dataset.clips, dataclasses.replace(PRESETS[name], hop_length=HOP_LENGTH), args.cache)
-    train_members(shape, args, teachers)
+    print(f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}", flush=True)
+    shapes = shapes_for(args, dataset.labels)
+    if deaf := [name for name in teachers if shapes[name].frontend(name) != HEARD.frontend(name)]:
+        raise ValueError(
+            f"{args.shapes}: {deaf[0]} hears other bands or another hop than its teachers: search with them"
+        )
+    alike = len(set(shapes.values())) == 1
+    nets = str(shapes["mel"]) if alike else "; ".join(f"{name} {shape}" for name, shape in shapes.items())
+    n_teachers = sum(map(len, teachers.values()))
+    print(f"three nets of widths {nets}, {n_teachers} full-size teachers, {args.epochs} epochs each", flush=True)
+    for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
+        features(dataset.clips, shape.frontend(name), args.cache)
+    calls = [(name, shape, args, teachers.get(name, [])) for name, shape in shapes.items()]
+    for name, took_s in side_by_side(train_member, calls):
+        print(f"{name}: trained in {took_s:.0f} s", flush=True)
     runs = [load_run(args.runs / name) for name in PRESETS]
     deployed = [tuned(name, args) for name in PRESETS] if args.qat_epochs else runs
     bundle = export(deployed, args.out, args.data, args.fold, cache=args.cache)
@@ -228,9 +279,29 @@ def arguments(argv):
     parser.add_argument(
         "--teacher", type=Path, action="append", default=[], metavar="RUN", help="full-size run to distil from; repeat"
     )
+    parser.add_argument(
+        "--prune-from", type=Path, metavar="RUNS", help="--runs of a larger budget: prune its nets and train them on"
+    )
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument(
         "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
+    )
+    search = parser.add_argument_group(
+        "the search", "a shape per spectrogram by its log loss on training clips; needs the extra 'search'"
+    )
+    search.add_argument(
+        "--search",
+        type=float,
+        metavar="HOURS",
+        help="of trials per spectrogram, all calls together (default: no search)",
+    )
+    search.add_argument("--shapes", type=Path, metavar="FILE", help="search.json of a search: the shapes it has chosen")
+    search.add_argument("--search-epochs", type=int, default=18, help="of a trial (default 18)")
+    search.add_argument("--ram", type=parse_bytes, help="bytes of tensor arena that each net may take, such as 256kb")
+    search.add_argument("--macs", type=int, help="multiply-accumulates of a patch that each net may take")
+    search.add_argument(
+        "--storage",
+        help="file, or URL of a database, that the same command on other machines shares (default: in --runs)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
@@ -240,7 +311,29 @@ def arguments(argv):
     parser.add_argument("--out", type=Path, default=Path("bundles/cnn7"), help="bundle to write (default bundles/cnn7)")
     args = parser.parse_args(argv)
     args.runs = args.runs or Path("runs") / args.out.name
+    _check(args)
     return args
+
+
+def _check(args):
+    """Raises ValueError for what does not go together or no search can have, ImportError where none can be made."""
+    if args.shapes and (args.prune_from or args.search is not None):
+        raise ValueError("--shapes takes no --search and no --prune-from: it says the shapes")
+    if args.prune_from and (args.teacher or args.search is not None):
+        raise ValueError("--prune-from takes no --teacher and no --search: the wider nets give the shape and teach it")
+    if args.search is None:
+        for name in ("ram", "macs", "storage"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name} {getattr(args, name)} is for a search: add --search HOURS")
+        return
+    if not 0 < args.search < math.inf:
+        raise ValueError(f"--search {args.search:g}: give hours above 0, such as 2 or 0.5")
+    if not 1 <= args.search_epochs <= 100_000:
+        raise ValueError(f"--search-epochs {args.search_epochs}: choose 1 to 100000")
+    if args.macs is not None and args.macs < 1:
+        raise ValueError(f"--macs {args.macs}: give a number of at least 1")
+    if importlib.util.find_spec("optuna") is None:
+        raise ImportError("--search needs optuna: pip install 'tinyear[search]'")
 
 
 if __name__ == "__main__":

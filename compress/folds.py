@@ -39,7 +39,7 @@ def _pool(scores):
 
 
 def main(argv=None):
-    args = _arguments(argv)
+    args = arguments(argv)
     dataset = load_dataset(args.data)
     calls = list(_calls(args, dataset.folds))
     for call in calls:
@@ -55,18 +55,26 @@ def main(argv=None):
     by_fold = ", ".join(f"{table['PROD']['tflite']['accuracy']:.1%}" for table in tables)
     print(f"PROD, TFLite: {by_fold} by fold; 95 % interval {low:.1%} to {high:.1%}")
     print("per class: " + ", ".join(f"{k} {v:.0%}" for k, v in rows["PROD"]["tflite"]["per_class"].items()))
-    name = ("scored-on" if args.score_on else "folds") + ("-qat" if args.qat_epochs else "") + ".json"
-    write_atomic(args.runs / name, lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
+    write_atomic(table_path(args), lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
+
+
+def table_path(args):
+    """Where the pooled table goes."""
+    return args.runs / (("scored-on" if args.score_on else "folds") + ("-qat" if args.qat_epochs else "") + ".json")
 
 
 def _calls(args, folds):
-    """What to call compress.cnn7 with, fold by fold."""
+    """What to call compress.cnn7 with, fold by fold. A search and pruning see the fold's own training clips alone."""
+    searching = {name: getattr(args, name) for name in ("search", "search_epochs", "ram", "macs", "shapes")}
+    more = [f"--{name.replace('_', '-')}={value}" for name, value in searching.items() if value is not None]
     for fold in folds:
         runs = args.runs / f"fold{fold}"
+        pruned = ["--prune-from", str(args.prune_from / f"fold{fold}")] if args.prune_from else []
         yield [
             "--budget", args.budget, "--data", str(args.data), "--fold", str(fold), "--epochs", str(args.epochs),
             "--qat-epochs", str(args.qat_epochs), "--seed", str(args.seed), "--cache", str(args.cache),
             "--runs", str(runs), "--out", str(runs / ("bundle-qat" if args.qat_epochs else "bundle")),
+            *more, *pruned,
         ]  # fmt: skip
 
 
@@ -86,7 +94,7 @@ def _table(args, labels, call):
     return cnn7.evaluate(fold.out, runs, split(other, fold.fold)[1], labels, args.cache)
 
 
-def _arguments(argv):
+def arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m compress.folds", description=__doc__.split("  ")[0])
     parser.add_argument("--budget", required=True, help="as of compress.cnn7, such as 128kb")
     parser.add_argument("--data", type=Path, default=RECORDINGS, help="recordings (default: those that ship)")
@@ -95,6 +103,12 @@ def _arguments(argv):
     )
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--qat-epochs", type=int, default=0, help="as of compress.cnn7 (default 0)")
+    parser.add_argument("--search", metavar="HOURS", help="as of compress.cnn7: a search in each fold's training clips")
+    for option in ("--search-epochs", "--ram", "--macs", "--shapes"):
+        parser.add_argument(option, help="as of compress.cnn7")
+    parser.add_argument(
+        "--prune-from", type=Path, metavar="RUNS", help="--runs of a larger budget: prune each fold's nets"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     parser.add_argument("--runs", type=Path, default=Path("runs/folds"), help="where trainings and bundles are kept")

@@ -97,14 +97,14 @@ def deployed_counts(net) -> dict[str, int]:
     }
 
 
-def random_net(widths, decomposed: bool, n_classes: int = 10) -> int8.Int8Net:
-    """An untrained net for 128 x 128 patches: as long a file as a trained one."""
+def random_net(widths, decomposed, n_classes: int = 10, n_frames: int = 128, n_bands: int = 128) -> int8.Int8Net:
+    """An untrained CNN-7 for patches of n_frames x n_bands: as long a file as a trained one."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = CNN7(n_classes, widths, decomposed, order="deploy").eval()
         for block in model.blocks:
             nn.init.normal_(block.after.bias, std=0.1)  # equal biases would be stored once
-    graph = graph_of(model, (N_PLANES, 128, 128))
+    graph = graph_of(model, (N_PLANES, n_frames, n_bands))
     patches = np.random.default_rng(0).standard_normal((1, *graph.in_shape), np.float32)
     return int8.quantize(graph, int8.calibrate(graph, patches))
 

@@ -73,8 +73,8 @@ def finish(partial: Path, folder: Path, golden: np.ndarray) -> None:
 def _check_compatible(runs: list[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        if (run.labels, run.frontend.sr, run.patch) != (first.labels, first.frontend.sr, first.patch):
-            raise ValueError("the runs differ in labels, sample rate or patch: one bundle needs them alike")
+        if (run.labels, run.frontend.sr) != (first.labels, first.frontend.sr):
+            raise ValueError("the runs differ in labels or sample rate: one bundle needs them alike")
     if len({_name(run) for run in runs}) != len(runs):
         raise ValueError(f"two runs hear the same spectrogram ({', '.join(map(_name, runs))}): export one of them")
 
@@ -142,6 +142,8 @@ def _rounded(table: np.ndarray) -> list[list[float]]:
 
 
 def _write_json(folder: Path, runs: list[Run], members: list[dict[str, Any]], quantized: bool) -> None:
+    patches = [{"n_frames": run.patch.n_frames, "stride": run.patch.stride} for run in runs]
+    members = [m if patch == patches[0] else m | {"patch": patch} for m, patch in zip(members, patches)]
     values = {
         "format": FORMAT,
         "labels": list(runs[0].labels),
@@ -149,7 +151,7 @@ def _write_json(folder: Path, runs: list[Run], members: list[dict[str, Any]], qu
         "window_s": WINDOW_S,
         "hop_s": HOP_S,
         "fuse": "prod",
-        "patch": {"n_frames": runs[0].patch.n_frames, "stride": runs[0].patch.stride},
+        "patch": patches[0],  # of the members without one of their own
         "members": members,
         "provenance": {
             "numbers": "int8" if quantized else "float32",

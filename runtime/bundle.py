@@ -153,7 +153,7 @@ class Bundle:
             raise ValueError(f"a label or a member's name is not 1 to {MAX_NAME} printable characters")
         if values["fuse"] not in fusion.FUSIONS:
             raise ValueError(f"fuse {values['fuse']!r} is not one of {', '.join(fusion.FUSIONS)}")
-        members = [Member(folder, member, values["patch"]) for member in values["members"]]
+        members = [Member(folder, member, member.get("patch", values["patch"])) for member in values["members"]]
         sr = values["sr"]
         if not members or any(member.frontend.sr != sr for member in members):
             raise ValueError(f"no members, or one whose front end is not at {sr} Hz")

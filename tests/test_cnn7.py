@@ -13,6 +13,7 @@ from train.cnn7 import CNN7, WIDTHS_CR, WIDTHS_FULL
 from train.decomposed import DecomposedConv2d
 
 SMALL = (8, 12, 8, 16, 12, 16)
+MIXED = [False, True, True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_decomposed_trains_as_the_ordinary_convolution_that_it_is(bias):
 
 
 @pytest.mark.parametrize("order", ["paper", "deploy"])
-@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize("decomposed", [False, True, MIXED])
 def test_kwargs_rebuild_the_net(order, decomposed):
     model = random_model(SMALL, decomposed, order)
     again = CNN7(**json.loads(json.dumps(model.kwargs))).eval()
@@ -69,8 +70,25 @@ def test_kwargs_rebuild_the_net(order, decomposed):
     assert np.array_equal(torch_logits(model, patches), torch_logits(again, patches))
 
 
+def test_dc_is_chosen_per_layer():
+    """A mixed net's layers are those of the pure nets; undecomposed neighbours need no widths divisible by 4."""
+    mixed = CNN7(10, SMALL, MIXED)
+    pure = {dc: CNN7(10, SMALL, dc) for dc in (False, True)}
+    for i, dc in enumerate([False, *MIXED]):
+        shapes_of = [[tuple(p.shape) for p in net.blocks[i].parameters()] for net in (mixed, pure[dc])]
+        assert shapes_of[0] == shapes_of[1]
+    assert CNN7(10, (5, 6, 8, 8, 8, 7), [False, False, True, True, False])(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_five_equal_bools_are_the_net_that_one_bool_makes(all_of_them):
+    """Runs are known by the JSON of their arguments: what was one bool must stay one."""
+    assert CNN7(10, SMALL, [all_of_them] * 5).kwargs == CNN7(10, SMALL, all_of_them).kwargs
+    assert CNN7(10, SMALL, all_of_them).kwargs["decomposed"] is all_of_them
+
+
 @pytest.mark.parametrize("frames, bands", [(128, 128), (101, 67), (200, 40)])
-@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize("decomposed", [False, True, MIXED])
 @pytest.mark.parametrize("order", ["paper", "deploy"])
 def test_graph_equals_torch(order, decomposed, frames, bands):
     model, patches = random_model(WIDTHS_CR, decomposed, order), random_patches(1, frames, bands)
@@ -129,6 +147,11 @@ def test_macs_of_the_published_net():
         ({"order": "printed"}, "'paper' or 'deploy'"),
         ({"dropout": 1}, "probability"),
         ({"decomposed": "no"}, "True or False"),
+        ({"decomposed": 1}, "True or False"),
+        ({"decomposed": [True] * 6}, "five of them"),
+        ({"decomposed": [True, False, True, 0, True]}, "five of them"),
+        ({"widths": (8, 8, 8, 8, 8, 6), "decomposed": [False] * 4 + [True]}, "divisible by 4"),
+        ({"widths": (6, 8, 8, 8, 8, 8), "decomposed": [True] + [False] * 4}, "divisible by 4"),
     ],
 )
 def test_bad_arguments(kwargs, words):

@@ -138,7 +138,7 @@ def test_every_fold_held_out_once(sounds, cache, tmp_path):
 def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     from compress import cnn7, folds
 
-    args = folds._arguments(["--budget", "48kb", "--data", str(tmp_path), "--runs", str(tmp_path), "--qat-epochs", "2"])
+    args = folds.arguments(["--budget", "48kb", "--data", str(tmp_path), "--runs", str(tmp_path), "--qat-epochs", "2"])
     (command,) = map(cnn7.arguments, folds._calls(args, [1]))
     assert (command.qat_epochs, command.out.name) == (2, "bundle-qat")
     command.out.mkdir(parents=True)

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from train import data, tables
-from train.data import DataError, load_dataset, load_wave, split
+from train.data import DataError, inner_split, load_dataset, load_wave, split
 
 ESC_HEADER = "filename,fold,target,category,esc10,src_file,take"
 ESC_ROWS = [f"{fold}-{100 + fold}-{take}-{target}.wav,{fold},{target},{category},True,{100 + fold},{take}"
@@ -164,6 +166,50 @@ def test_split_refuses_to_leave_a_class_untaught(tmp_path):
     with pytest.raises(DataError, match="leaves no owl to train on"):
         for fold in range(1, 6):
             split(load_dataset(root), fold)
+
+
+GROUPS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5)), min_size=8, max_size=40)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(GROUPS, st.integers(2, 4), st.integers(0, 3), st.randoms())
+def test_inner_parts_are_disjoint_complete_and_keep_groups_together(groups, n_parts, seed, random):
+    """Groups: label and number of clips. As even as whole groups allow: no part of a class leads by more than a group."""
+    clips = [data.Clip(Path(f"{g}-{take}.wav"), label, None, str(g)) for g, (label, n) in enumerate(groups)
+             for take in range(n)]  # fmt: skip
+    random.shuffle(clips)
+    labels = {label for label, _ in groups}
+    if any([label for label, _ in groups].count(label) < n_parts for label in labels):
+        return  # too few groups: refused, or a part without a class
+    parts = [inner_split(clips, part, n_parts, seed) for part in range(1, n_parts + 1)]
+    assert sorted(clip.path for _, valid in parts for clip in valid) == sorted(clip.path for clip in clips)
+    for train, valid in parts:
+        assert sorted([*train, *valid], key=clips.index) == clips
+        assert not {clip.group for clip in train} & {clip.group for clip in valid}
+    for label in labels:
+        counts = [sum(clip.label == label for clip in valid) for _, valid in parts]
+        assert max(counts) - min(counts) <= max(n for other, n in groups if other == label)
+        assert min(counts) >= 1
+    again = [inner_split(clips[::-1], part, n_parts, seed) for part in range(1, n_parts + 1)]
+    assert [set(valid) for _, valid in again] == [set(valid) for _, valid in parts]  # whatever the order on disk
+
+
+def test_inner_split_of_tau_keeps_places_together(tmp_path):
+    clips = load_dataset(tau(tmp_path, TAU_2020)).clips
+    for part in (1, 2):
+        train, valid = inner_split(clips, part, 2)
+        assert train and valid and not {clip.group for clip in train} & {clip.group for clip in valid}
+    assert {clip.group for clip in clips if clip.label == "airport"} == {"barcelona-0", "barcelona-203"}
+
+
+def test_inner_split_refuses_what_cannot_be_validated():
+    one = [data.Clip(Path(f"{i}.wav"), label, None, group) for i, (label, group) in enumerate(["aA", "aB", "bC", "bC"])]
+    with pytest.raises(DataError, match="b comes from one original"):
+        inner_split(one, 1, 2)
+    with pytest.raises(DataError, match="part 0 of 4"):
+        inner_split(one, 0)
+    with pytest.raises(DataError, match="4 originals do not make 5 parts"):
+        inner_split([data.Clip(Path(f"{i}.wav"), "a", None, str(i)) for i in range(4)], 5, 5)
 
 
 BAD_ESC = {

@@ -44,22 +44,27 @@ class CNN7(nn.Module):
     """(batch, 3 planes, frames, bands) normalised patches -> (batch, n_classes) logits.
 
     widths: output channels of the six convolutions. decomposed: DC layers in place of convolutions 2 to 6 (the first
-    has three input channels and stays). Order "deploy" has one more BN, between the global pool and the FC layer, which
-    folds into the FC layer: without it the last layer learns slowly (LOG.md). `kwargs` rebuilds the net:
-    CNN7(**model.kwargs).
+    has three input channels and stays), all or none of them, or one bool for each of the five. Order "deploy" has one
+    more BN, between the global pool and the FC layer, which folds into the FC layer: without it the last layer learns
+    slowly (LOG.md). `kwargs` rebuilds the net: CNN7(**model.kwargs).
     """
 
     def __init__(self, n_classes, widths=WIDTHS_FULL, decomposed=False, order="deploy", dropout=0.1):
         super().__init__()
         _check(n_classes, widths, decomposed, order, dropout)
+        dc = layers_decomposed(decomposed)
         self.kwargs = dict(
-            n_classes=n_classes, widths=list(widths), decomposed=decomposed, order=order, dropout=dropout
+            n_classes=n_classes,
+            widths=list(widths),
+            decomposed=dc[-1] if len(set(dc[1:])) == 1 else list(dc[1:]),  # the bool that older runs are known by
+            order=order,
+            dropout=dropout,
         )
         pools = [nn.AvgPool2d(2) if pooled else nn.Identity() for pooled in POOLED] + [nn.AdaptiveAvgPool2d(1)]
         self.blocks = nn.Sequential(
             *(
-                Block(cin, cout, pool, decomposed and i > 0, order, dropout)
-                for i, (cin, cout, pool) in enumerate(zip((N_PLANES, *widths), widths, pools))
+                Block(cin, cout, pool, is_decomposed, order, dropout)
+                for cin, cout, pool, is_decomposed in zip((N_PLANES, *widths), widths, pools, dc)
             )
         )
         self.tail = nn.BatchNorm1d(widths[-1]) if order == "deploy" else nn.Identity()
@@ -81,6 +86,11 @@ class CNN7(nn.Module):
         return self.fc(self.tail(x.flatten(1)))
 
 
+def layers_decomposed(decomposed):
+    """The argument of CNN7, one bool or five -> six bools, one per convolution; the first is never decomposed."""
+    return (False, *([decomposed] * 5 if isinstance(decomposed, bool) else decomposed))
+
+
 def _check(n_classes, widths, decomposed, order, dropout):
     if not isinstance(n_classes, int) or isinstance(n_classes, bool) or n_classes < 1:
         raise ValueError(f"n_classes is {n_classes!r}, want a whole number of at least 1")
@@ -88,10 +98,14 @@ def _check(n_classes, widths, decomposed, order, dropout):
         raise ValueError(f"widths is {widths!r}, want the channels of six convolutions")
     if not all(isinstance(w, int) and not isinstance(w, bool) and w >= 1 for w in widths):
         raise ValueError(f"widths is {widths!r}, want whole numbers of at least 1")
-    if decomposed not in (True, False):
-        raise ValueError(f"decomposed is {decomposed!r}, want True or False")
-    if decomposed and any(w % 4 for w in widths):
-        raise ValueError(f"widths is {list(widths)}, a decomposed net needs every width divisible by 4")
+    several = isinstance(decomposed, (tuple, list)) and len(decomposed) == 5
+    if not all(isinstance(dc, bool) for dc in (decomposed if several else [decomposed])):
+        raise ValueError(f"decomposed is {decomposed!r}, want True or False, or five of them for convolutions 2 to 6")
+    around = [(a, b) for a, b, dc in zip(widths, widths[1:], layers_decomposed(decomposed)[1:]) if dc]
+    if any(a % 4 or b % 4 for a, b in around):
+        raise ValueError(
+            f"widths is {list(widths)}, a decomposed net needs every width divisible by 4 around its DC layers"
+        )
     if order not in ("paper", "deploy"):
         raise ValueError(f"order is {order!r}, want 'paper' or 'deploy'")
     if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:

@@ -7,6 +7,7 @@ of recordings per class.
 import dataclasses
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,17 @@ from train.layouts import SOURCES, Clip, Layout, Lists, read_layout
 from train.tables import DataError, read_table
 from train.tagging import is_chime_home
 
-__all__ = ["RECORDINGS", "Clip", "DataError", "Dataset", "load_dataset", "load_wave", "read_table", "split"]
+__all__ = [
+    "RECORDINGS",
+    "Clip",
+    "DataError",
+    "Dataset",
+    "inner_split",
+    "load_dataset",
+    "load_wave",
+    "read_table",
+    "split",
+]
 
 RECORDINGS = Path(__file__).parent / "recordings"  # the pack that ships: see train.pack
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -75,6 +86,33 @@ def split(dataset: Dataset, fold: int | None) -> tuple[list[Clip], list[Clip]]:
     if untaught := set(dataset.labels) - {clip.label for clip in train}:
         raise DataError(f"{dataset.name}: fold {fold} leaves no {min(untaught)} to train on: record more of it")
     return train, test
+
+
+def inner_split(clips: Sequence[Clip], part: int, n_parts: int = 4, seed: int = 0) -> tuple[list[Clip], list[Clip]]:
+    """Training clips, dealt out once more -> (clips to train on, clips of `part` 1..n_parts to validate on).
+
+    For whatever is chosen or fitted without a look at the test fold. Clips of one group stay together: takes of one
+    recording, a place's recordings. Each class is dealt out as evenly as its groups allow. Another seed, another deal.
+    Raises DataError for a part that is not there, has nothing to validate on, or leaves a class nothing to train on.
+    """
+    if not 1 <= part <= n_parts or n_parts < 2:
+        raise DataError(f"part {part} of {n_parts}: choose part 1 to n_parts, of at least 2")
+    groups: dict[str, list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault(clip.group, []).append(clip)
+    filled: Counter[tuple[str, int]] = Counter()  # (label, part) -> clips dealt so far
+    part_of: dict[str, int] = {}
+    for group in sorted(groups, key=lambda group: hashlib.sha256(f"{seed} {group}".encode()).digest()):
+        label = groups[group][0].label
+        part_of[group] = min(range(1, n_parts + 1), key=lambda k: filled[label, k])
+        filled[label, part_of[group]] += len(groups[group])
+    train = [clip for clip in clips if part_of[clip.group] != part]
+    valid = [clip for clip in clips if part_of[clip.group] == part]
+    if untaught := {clip.label for clip in clips} - {clip.label for clip in train}:
+        raise DataError(f"{min(untaught)} comes from one original: none is left to validate on, record more of it")
+    if not valid:
+        raise DataError(f"{len(groups)} originals do not make {n_parts} parts: record more")
+    return train, valid
 
 
 def load_wave(path: Path, sr: int) -> np.ndarray:
