@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from compress import folds
+from compress.recipe import EPOCHS
 from compress.search import largest_fitting
 from compress.size import parse_bytes
 from devices.trained import wilson
@@ -16,7 +17,6 @@ from runtime import command
 from runtime.files import read_json, write_atomic
 from train.data import RECORDINGS, load_dataset
 from train.features import CACHE
-from train.loop import Recipe
 
 
 def main(argv=None):
@@ -118,7 +118,7 @@ def _arguments(argv):
         "--budgets", nargs="+", required=True, metavar="BYTES", help="for the three files of one format: 32kb 64kb ..."
     )
     parser.add_argument("--data", type=Path, default=RECORDINGS, help="recordings (default: those that ship)")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--qat-epochs", type=int, default=0, help="as of compress.cnn7 (default 0)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from compress import pareto, prune, qat
-from compress.search import N_MEMBERS, Limits, Shape, largest_fitting
+from compress.recipe import EPOCHS, recipe
+from compress.search import N_MEMBERS, Limits, Shape, heard_by, largest_fitting
 from compress.size import fits, parse_bytes
 from compress.workers import side_by_side
 from export.__main__ import calibration_patches, export
@@ -29,14 +30,12 @@ from runtime.frontend import PRESETS
 from train import scores
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE, features, looped
-from train.loop import Recipe, clip_log_probabilities
+from train.loop import clip_log_probabilities
 from train.run import load_run
 from train.trainer import train
 
-HEARD = Shape((), True)  # what teachers must hear: the bands and the hop of the nets that ship
 
-
-def train_member(name, shape, args, teachers):
+def train_member(name, shape, args):
     """One small net, trained to its end or pruned and trained on. A killed call goes on where it was."""
     started = time.monotonic()
 
@@ -51,7 +50,7 @@ def train_member(name, shape, args, teachers):
     else:
         train(
             "cnn7", shape.kwargs, shape.frontend(name), shape.patch, args.data, args.fold,
-            Recipe(epochs=args.epochs, seed=args.seed), args.runs / name, teachers=teachers, cache=args.cache, say=say,
+            recipe(args.epochs, args.seed), args.runs / name, teachers=args.teacher, cache=args.cache, say=say,
         )  # fmt: skip
     if args.qat_epochs:
         tuned(name, args)
@@ -83,7 +82,7 @@ def shapes_for(args, labels):
     if args.shapes:
         return read_shapes(args.shapes, limits, len(labels))
     if args.search is None:
-        return dict.fromkeys(PRESETS, largest)
+        return heard_by(largest)
     nets = search(args, limits)
     return {name: Shape.from_json(nets[name]["finalists"][0]["shape"]) for name in PRESETS}
 
@@ -111,7 +110,7 @@ def search(args, limits):
     tasks = [
         study.Task(
             name, args.data, args.fold, limits, args.search, args.search_epochs, args.epochs, args.seed,
-            bool(args.teacher), storage, folder, args.cache,
+            storage, folder, args.cache,
         )
         for name in PRESETS
     ]  # fmt: skip
@@ -127,20 +126,11 @@ def search(args, limits):
     return nets
 
 
-def teachers_by_spectrogram(paths, labels):
-    """Runs -> {"mel" | "gam" | "cqt": [paths]}. Raises ValueError for one that cannot teach these classes."""
-    found = {}
+def check_teachers(paths, labels):
+    """Raises ValueError for a run that cannot teach these classes, before anything is trained."""
     for path in paths:
-        run = load_run(path)
-        if run.labels != labels:
-            raise ValueError(
-                f"teacher {path} knows other classes ({', '.join(run.labels)[:100]}): train one on this data"
-            )
-        matching = [name for name in PRESETS if HEARD.frontend(name) == run.frontend]
-        if not matching:
-            raise ValueError(f"teacher {path} hears another spectrogram: train it with --hop-length {HEARD.hop_length}")
-        found.setdefault(matching[0], []).append(path)
-    return found
+        if (known := load_run(path).labels) != labels:
+            raise ValueError(f"teacher {path} knows other classes ({', '.join(known)[:100]}): train one on this data")
 
 
 def evaluate(folder, runs, clips, labels, cache):
@@ -192,6 +182,7 @@ def identity(args):
         "qat_epochs": args.qat_epochs,
         "seed": args.seed,
         "quantization": QUANTIZATION,
+        "recipe": recipe(args.epochs, args.seed).to_json(),
         **{name: value for name, value in later.items() if value is not None},  # those of before must stay the same
     }
 
@@ -223,23 +214,17 @@ def main(argv=None):
         args.fold = dataset.folds[-1]
     _, test_clips = split(dataset, args.fold)
     check_target(args.out)
-    teachers = teachers_by_spectrogram(args.teacher, dataset.labels)
+    check_teachers(args.teacher, dataset.labels)
     finished_path(args).unlink(missing_ok=True)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}", flush=True)
     shapes = shapes_for(args, dataset.labels)
-    if deaf := [name for name in teachers if shapes[name].frontend(name) != HEARD.frontend(name)]:
-        raise ValueError(
-            f"{args.shapes}: {deaf[0]} hears other bands or another hop than its teachers: search with them"
-        )
     alike = len(set(shapes.values())) == 1
     nets = str(shapes["mel"]) if alike else "; ".join(f"{name} {shape}" for name, shape in shapes.items())
-    n_teachers = sum(map(len, teachers.values()))
-    print(f"three nets of widths {nets}, {n_teachers} full-size teachers, {args.epochs} epochs each", flush=True)
+    print(f"three nets of widths {nets}, {len(args.teacher)} teachers, {args.epochs} epochs each", flush=True)
     for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
         features(dataset.clips, shape.frontend(name), args.cache)
-    calls = [(name, shape, args, teachers.get(name, [])) for name, shape in shapes.items()]
-    for name, took_s in side_by_side(train_member, calls):
+    for name, took_s in side_by_side(train_member, [(name, shape, args) for name, shape in shapes.items()]):
         print(f"{name}: trained in {took_s:.0f} s", flush=True)
     runs = [load_run(args.runs / name) for name in PRESETS]
     deployed = [tuned(name, args) for name in PRESETS] if args.qat_epochs else runs
@@ -277,12 +262,17 @@ def arguments(argv):
         "--fold", type=int, help="fold to hold out and score on; 0: train on everything (default: the last one)"
     )
     parser.add_argument(
-        "--teacher", type=Path, action="append", default=[], metavar="RUN", help="full-size run to distil from; repeat"
+        "--teacher",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="trained run to distil from, of any spectrogram; several teach by their product",
     )
     parser.add_argument(
         "--prune-from", type=Path, metavar="RUNS", help="--runs of a larger budget: prune its nets and train them on"
     )
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument(
         "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from compress import cnn7
+from compress.recipe import EPOCHS
 from devices.trained import wilson
 from export.assemble import check_target
 from runtime import command
@@ -18,7 +19,6 @@ from runtime.files import write_atomic
 from runtime.frontend import PRESETS
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE
-from train.loop import Recipe
 from train.run import load_run
 
 
@@ -101,7 +101,7 @@ def arguments(argv):
     parser.add_argument(
         "--score-on", type=Path, help="another copy of the same recordings, in another coding say, to score on instead"
     )
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--qat-epochs", type=int, default=0, help="as of compress.cnn7 (default 0)")
     parser.add_argument("--search", metavar="HOURS", help="as of compress.cnn7: a search in each fold's training clips")
     for option in ("--search-epochs", "--ram", "--macs", "--shapes"):

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from compress.recipe import plain_recipe
 from compress.search import Shape, widest_within
 from train import scores
 from train.cnn7 import CNN7, N_PLANES, layers_decomposed
 from train.data import split
 from train.features import features
-from train.loop import Recipe, clip_log_probabilities, fit
+from train.loop import clip_log_probabilities, fit
 from train.run import load_run
 
 LR = 1e-3  # a third of the training's: most of what is left has been learned
@@ -115,7 +116,7 @@ def smaller_shape(run, name, limits):
     dc = kwargs["decomposed"]
     shape = Shape(
         tuple(kwargs["widths"]), dc if isinstance(dc, bool) else tuple(dc),
-        run.frontend.n_bands, run.patch.n_frames, run.frontend.hop_length,
+        run.frontend.n_bands, run.patch.n_frames, run.frontend.hop_length, run.frontend.win_length,
     )  # fmt: skip
     if shape.frontend(name) != run.frontend or shape.patch != run.patch:
         raise ValueError(f"{name}: its front end or patches are none that compress.cnn7 makes")
@@ -139,8 +140,7 @@ def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, say=pri
     patches = np.concatenate([large.normalise(large.patch.cut(static)[:1]) for static in statics])
     kept = strongest(importance(large.model, patches, targets), widths, large.model.kwargs["decomposed"])
     run = dataclasses.replace(large, model=without(large.model, kept))
-    recipe = Recipe(epochs=epochs, lr=LR, seed=seed)
-
+    recipe = dataclasses.replace(plain_recipe(epochs, seed), lr=LR)
     mean, std = (torch.from_numpy(table)[:, None] for table in (large.mean, large.std))  # (planes, 1, bands)
 
     @torch.no_grad()

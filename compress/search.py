@@ -11,13 +11,15 @@ from devices.graph import read_tflite
 from devices.size import measure_graph
 from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
-from runtime.frontend import PRESETS
+from runtime.frontend import PRESETS, Frontend
 from train.cnn7 import WIDTHS_DEPLOYED, WIDTHS_FULL
 from train.features import PatchShape
 
 N_MEMBERS = 3
 SLACK_BYTES = 256  # a trained net's file can be this much longer than a random one's: fewer equal numbers to share
 HOP_LENGTH = 1120  # P3's "2 s": patches of 3.3 s
+# Mel hears four times as fine a time as the others, in patches of 1.8 s: their errors are then less alike (LOG.md).
+HEARD = {"mel": {"hop_length": 620, "win_length": 1024}}
 STEP = 16  # the ladder goes in sixteenths of the deployed widths
 FINE_STEP = 64  # a proposed net is scaled in 64ths
 
@@ -27,7 +29,8 @@ class Shape:
     """A CNN-7 and what it hears of a spectrogram.
 
     widths: of the six convolutions. decomposed: whether convolutions 2 to 6 are DC, one bool or five. Patches of n_frames
-    frames, hop_length samples apart, of n_bands bands; a patch every quarter of its length.
+    frames, hop_length samples apart, of n_bands bands; a patch every quarter of its length. win_length: samples of a frame's
+    window, which a CQT does not have.
     """
 
     widths: tuple[int, ...]
@@ -35,6 +38,7 @@ class Shape:
     n_bands: int = 128
     n_frames: int = 128
     hop_length: int = HOP_LENGTH
+    win_length: int = Frontend.win_length
 
     @property
     def kwargs(self):
@@ -51,6 +55,8 @@ class Shape:
         values = {"hop_length": self.hop_length, "n_bands": self.n_bands}
         if preset.kind == "cqt":  # rounded up, or the top band would pass sr / 2
             values["bins_per_octave"] = -(-preset.bins_per_octave * self.n_bands // preset.n_bands)
+        else:  # an FFT of 4096 still has three bins in the narrowest of 128 mel bands
+            values |= {"win_length": self.win_length, "n_fft": max(4096, 2 * self.win_length)}
         return dataclasses.replace(preset, **values)
 
     @property
@@ -72,6 +78,8 @@ class Shape:
         text = "/".join(map(str, self.widths)) + names.get(tuple(dc), layers)
         if (self.n_bands, self.n_frames, self.hop_length) != (128, 128, HOP_LENGTH):
             text += f", {self.n_frames} frames of {self.n_bands} bands at hop {self.hop_length}"
+        if self.win_length != Frontend.win_length:
+            text += f", window {self.win_length}"
         return text
 
 
@@ -135,6 +143,11 @@ def largest_fitting(budget_bytes, n_classes):
             f"no CNN-7 for {n_classes} classes fits {budget_bytes:,} bytes: the smallest three nets take {least:,}"
         )
     return best
+
+
+def heard_by(shape):
+    """-> {spectrogram: the Shape with what the shipped net of that spectrogram hears}."""
+    return {name: dataclasses.replace(shape, **HEARD.get(name, {})) for name in PRESETS}
 
 
 def widest_within(limits, shape, n_classes):

@@ -23,7 +23,8 @@ import numpy as np
 import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
-from compress.search import HOP_LENGTH, Limits, Shape, costs, widest_within
+from compress.recipe import plain_recipe
+from compress.search import HOP_LENGTH, Limits, Shape, costs, heard_by, widest_within
 from runtime.files import write_atomic
 from train import scores
 from train.cnn7 import WIDTHS_DEPLOYED
@@ -32,12 +33,17 @@ from train.features import features
 from train.loop import Recipe, clip_log_probabilities, fit
 from train.trainer import new_run
 
-BANDS, FRAMES, HOPS = (64, 96, 128), (32, 64, 96, 128, 192), (620, HOP_LENGTH, 1850)
+CHOICES = {
+    "n_bands": (64, 96, 128),
+    "n_frames": (32, 64, 96, 128, 192),
+    "hop_length": (620, HOP_LENGTH, 1850),
+    "win_length": (1024, 2048, 4096),
+}
 N_PARTS = 4  # of the training clips: trials are scored on the first, finalists on the others
 N_FINALISTS = 3  # besides the shipped proportions
 MAX_IN_VAIN = 100  # trials in a row that trained nothing
 COLUMNS = ("trial", "state", "log_loss", "accuracy", "epochs", "seconds", "tflite", "onnx", "ram_bytes", "macs",
-           "widths", "decomposed", "n_bands", "n_frames", "hop_length", "why")  # fmt: skip
+           "widths", "decomposed", "n_bands", "n_frames", "hop_length", "win_length", "why")  # fmt: skip
 DONE, PRUNED, FAILED, RUNNING = (optuna.trial.TrialState[name] for name in ("COMPLETE", "PRUNED", "FAIL", "RUNNING"))
 
 
@@ -45,8 +51,7 @@ DONE, PRUNED, FAILED, RUNNING = (optuna.trial.TrialState[name] for name in ("COM
 class Task:
     """What one spectrogram's search is asked. hours: of trials, those of all calls and machines together.
 
-    fixed_input: bands, frames and hop stay those that ship, so that teachers can hear what the net hears. storage: file of
-    an Optuna journal, or the URL of a database. folder: for logs and unfinished trainings.
+    storage: file of an Optuna journal, or the URL of a database. folder: for logs and unfinished trainings.
     """
 
     name: str
@@ -57,7 +62,6 @@ class Task:
     trial_epochs: int
     final_epochs: int
     seed: int
-    fixed_input: bool
     storage: str
     folder: Path
     cache: Path
@@ -107,7 +111,7 @@ def search(task, say=print):
 def open_study(task, clips):
     """-> the task's optuna Study: another budget, fold or data, another study in the same storage."""
     facts = [
-        clips, task.fold, dataclasses.asdict(task.limits), task.fixed_input, task.seed, N_PARTS,
+        clips, task.fold, dataclasses.asdict(task.limits), task.seed, N_PARTS,
         Recipe(epochs=task.trial_epochs, seed=task.seed).to_json(),
     ]  # fmt: skip
     name = f"{task.name}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
@@ -177,18 +181,21 @@ def _is_alive(pid):
 def _shipped(task):
     """The proportions that ship, as a proposal."""
     dc = {f"dc_{i}": True for i in range(2, 7)}
-    heard = {} if task.fixed_input else {"n_bands": 128, "n_frames": 128, "hop_length": HOP_LENGTH}
+    shape = heard_by(Shape(WIDTHS_DEPLOYED, True))[task.name]
+    heard = {name: getattr(shape, name) for name in _choices(task.name)}
     return {f"width_{i}": 1.0 for i in range(1, 7)} | dc | heard | {"filled": 1.0}
+
+
+def _choices(name):
+    """What a net of this spectrogram may hear; a CQT has no window."""
+    return {field: values for field, values in CHOICES.items() if (name, field) != ("cqt", "win_length")}
 
 
 def _propose(trial, task, n_classes):
     """-> the Shape that a trial's proportions make within the limits; None where none does."""
     factors = [trial.suggest_float(f"width_{i}", 0.5, 2.0, log=True) for i in range(1, 7)]
     dc = tuple(trial.suggest_categorical(f"dc_{i}", (True, False)) for i in range(2, 7))
-    heard = {}
-    if not task.fixed_input:
-        choices = {"n_bands": BANDS, "n_frames": FRAMES, "hop_length": HOPS}
-        heard = {name: trial.suggest_categorical(name, values) for name, values in choices.items()}
+    heard = {name: trial.suggest_categorical(name, values) for name, values in _choices(task.name).items()}
     filled = trial.suggest_float("filled", 0.4, 1.0)
     widths = tuple(width * factor for width, factor in zip(WIDTHS_DEPLOYED, factors))
     limits = dataclasses.replace(task.limits, file_bytes=int(filled * task.limits.file_bytes))
@@ -221,7 +228,7 @@ def _try(trial, study, task, labels, train, valid, say):
             raise optuna.TrialPruned(f"given up after epoch {epoch}, log loss {score['log_loss']:.3f}")
 
     folder = task.folder / "trials" / f"{study.study_name}-{shape.digest}"
-    recipe = Recipe(epochs=task.trial_epochs, seed=task.seed)
+    recipe = plain_recipe(task.trial_epochs, task.seed)
     score = validated(shape, task, labels, train, valid, recipe, folder, report)
     trial.set_user_attr("accuracy", score["accuracy"])  # where all was trained before the process died, nobody said it
     shutil.rmtree(folder)  # its numbers are in the study
@@ -275,7 +282,7 @@ def _finals(study, task, labels, clips, say):
         parts = []
         for part in range(2, N_PARTS + 1):
             train, valid = inner_split(clips, part, N_PARTS)
-            recipe = Recipe(epochs=task.final_epochs, seed=task.seed)
+            recipe = plain_recipe(task.final_epochs, task.seed)
             folder = task.folder / "finalists" / f"{study.study_name}-{shape.digest}" / f"part{part}"
             what = f"finalist {shape}, part {part}"
             report = _progress(say, what, task.final_epochs)

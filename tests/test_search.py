@@ -103,7 +103,7 @@ def task(sounds, cache, folder, **changed):
     """A search that ends after the first trial, of one epoch."""
     values = dict(
         name="mel", data=sounds, fold=2, limits=Limits(11_000), hours=1e-9, trial_epochs=1, final_epochs=1, seed=0,
-        fixed_input=False, storage=str(folder / "journal.log"), folder=folder, cache=cache,
+        storage=str(folder / "journal.log"), folder=folder, cache=cache,
     )  # fmt: skip
     return study.Task(**values | changed)
 
@@ -214,7 +214,7 @@ def test_without_optuna_there_is_no_search(monkeypatch):
 
 
 def test_identity_of_commands_without_a_search_is_what_it_was():
-    keys = ["budget_bytes", "data", "teachers", "fold", "epochs", "qat_epochs", "seed", "quantization"]
+    keys = ["budget_bytes", "data", "teachers", "fold", "epochs", "qat_epochs", "seed", "quantization", "recipe"]
     assert list(cnn7.identity(cnn7.arguments(["--budget", "128kb"]))) == keys
     searched = cnn7.arguments(["--budget", "128kb", "--search", "2", "--ram", "256kb"])
     assert list(cnn7.identity(searched)) == [*keys, "search", "search_epochs", "ram"]

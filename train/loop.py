@@ -123,6 +123,15 @@ def fabric_of(recipe, accelerator="cpu", devices=1):
         raise ValueError(f"{devices} devices of {accelerator}: {error}") from error
 
 
+def fastest_precision():
+    """-> bfloat16 where the processor multiplies it in tiles (AMX) and it is 2.6 times as fast, else float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return "float32"
+    return "bfloat16" if "amx_bf16" in flags else "float32"
+
+
 def fit(
     run, statics, targets, recipe, folder, *, identity=None, teacher=None, opinions=None, evaluate=None, varied=None,
     fabric=None, say=print,
