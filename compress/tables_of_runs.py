@@ -157,8 +157,8 @@ def fusion_plot(path, table):
     axes.set_xticks(range(len(rows)), [" + ".join(row["members"]) for row in rows], rotation=20, ha="right")
     lowest = min(row[kind]["accuracy"] for row in rows for kind in kinds)
     axes.set_ylim(max(0, 100 * lowest - 10), 100)
-    axes.legend(loc="lower right")
-    _finish(figure, axes, path, table["systems"][0]["title"])
+    axes.legend(loc="upper left", ncols=len(kinds))
+    _finish(figure, axes, path, table["systems"][0]["title"].split(":")[0])
 
 
 def classes(results):
