@@ -72,7 +72,7 @@ def _peak(hz, gain_db, q, sr):
 
 
 def normalised(response, sr):
-    """(samples,) -> float32, scaled so that white noise between REFERENCE_HZ keeps its power: a device, not a volume knob."""
+    """(samples,) -> float32, scaled so that white noise between REFERENCE_HZ keeps its power: no volume knob."""
     power = np.abs(np.fft.rfft(response, max(8192, len(response)))) ** 2
     hz = np.fft.rfftfreq(max(8192, len(response)), 1 / sr)
     inside = power[(hz >= REFERENCE_HZ[0]) & (hz <= REFERENCE_HZ[1])].mean()
