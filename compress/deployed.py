@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime import fusion
+from runtime import audio, fusion
 from runtime.files import write_atomic
 from train.data import DataError, split
 from train.features import features, looped
@@ -22,21 +22,30 @@ def held_out_fold(bundle, dataset, fold=None):
 
     Raises DataError where it says none: nets that were trained on everything would be scored on what they know.
     """
-    runs = bundle.provenance.get("runs") if isinstance(bundle.provenance, dict) else None
-    facts = [run["data"] for run in runs.values()] if isinstance(runs, dict) else []
-    said = {(data.get("name"), data.get("fold")) for data in facts if isinstance(data, dict)}
     if fold:
         return fold
-    if len(said) != 1 or not next(iter(said))[1]:
+    trained_on = _trained_on(bundle)
+    if trained_on is None:
         raise DataError(
             f"{bundle.folder} held no fold out: train one with compress.cnn7 --fold K, or name a fold with --fold"
         )
-    name, own = next(iter(said))
+    name, own = trained_on
     if name != dataset.name:
         raise DataError(
             f"{bundle.folder} was trained on {name}, not {dataset.name}: say with --fold what it has not heard"
         )
     return own
+
+
+def _trained_on(bundle):
+    """-> name of the data set, fold that all nets held out; None where the provenance says neither."""
+    runs = bundle.provenance.get("runs") if isinstance(bundle.provenance, dict) else None
+    runs = list(runs.values()) if isinstance(runs, dict) else []
+    facts = [run["data"] for run in runs if isinstance(run, dict) and isinstance(run.get("data"), dict)]
+    said = [(data.get("name"), data.get("fold")) for data in facts]
+    if not said or len(said) < len(runs) or any(one != said[0] for one in said) or not said[0][1]:
+        return None
+    return said[0]
 
 
 def is_held_out(bundle, dataset, fold):
@@ -59,8 +68,16 @@ def test_clips(bundle, dataset, fold):
     return clips
 
 
-def from_features(bundle, cache):
-    """-> a function of a clip: its spectrogram for each member, (bands, frames), from the cache of features."""
+def n_looped(clips, frontend, n_static):
+    """-> how many of the clips have fewer frames than one patch needs, and are repeated therefore."""
+    heads = [audio.header(clip.path) for clip in clips]
+    return sum(frontend.n_frames(head.n_frames * frontend.sr // head.sr) < n_static for head in heads)
+
+
+def from_features(bundle, clips, cache):
+    """-> a function of one of the clips: its spectrogram for each member, (bands, frames), from the cache of features."""
+    for member in bundle.members:
+        features(clips, member.frontend, cache)  # what is not there yet, with its progress
     return lambda clip: [features([clip], member.frontend, cache)[0] for member in bundle.members]
 
 

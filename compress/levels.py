@@ -25,6 +25,7 @@ from train.scores import accuracy_and_loss, difference, intervals
 
 GAINS_DB = (-30, -25, -20, -15, -10, -5, 0, 5, 10)
 DISTANCES_M = (1.0, 2.0, 4.0, 8.0)
+ORDER = ("level", "device", "distance")  # kinds of conditions, as the table shows them
 STEPS = 1 << 15  # of a 16-bit microphone, per full scale
 
 
@@ -83,8 +84,7 @@ def measure(bundles, dataset, folds, some, keep):
             "interval": intervals(truth, log_p, groups)["accuracy"],
             "to_recorded": difference(truth, log_p, reference, groups),
         })  # fmt: skip
-    order = ("level", "device", "distance")
-    rows.sort(key=lambda row: (order.index(row["kind"]), _gain(row["name"]) if row["kind"] == "level" else 0))
+    rows.sort(key=lambda row: (ORDER.index(row["kind"]), _gain(row["name"]) if row["kind"] == "level" else 0))
     return {
         "data": dataset.name,
         "folds": folds,
@@ -138,7 +138,7 @@ def plot(path, table):
     """PNG: accuracy over level and distance, a bar per device."""
     from matplotlib.figure import Figure  # no pyplot: no display is asked for
 
-    kinds = [kind for kind in ("level", "device", "distance") if any(row["kind"] == kind for row in table["rows"])]
+    kinds = [kind for kind in ORDER if any(row["kind"] == kind for row in table["rows"])]
     figure = Figure(figsize=(4.5 * len(kinds), 4), layout="constrained")
     recorded = next(row for row in table["rows"] if row["name"] == "0 dB")["accuracy"]
     for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(kinds), sharey=True)), kinds):
@@ -171,6 +171,7 @@ def main(argv=None):
         if not -120 <= gain_db <= 60:
             raise ValueError(f"--gain {gain_db}: choose -120 to 60 dB")
     some = conditions(bundles[0].sr, args.responses, args.gain, args.distance)
+    some = some[:1] + [one for one in some[1:] if one[0] in (args.only or ORDER)]
     table = measure(bundles, dataset, folds, some, args.cache)
     print(text(table))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -192,6 +193,7 @@ def _arguments(argv):
     )
     parser.add_argument("--gain", type=float, nargs="*", default=GAINS_DB, metavar="DB", help="default: -30 ... +10")
     parser.add_argument("--distance", type=float, nargs="*", default=DISTANCES_M, metavar="M", help="default: 1 2 4 8")
+    parser.add_argument("--only", choices=ORDER, action="append", help="a part of it; repeat (default: all three)")
     parser.add_argument("--engine", choices=("tflite", "onnx"), help="default: what is installed")
     parser.add_argument("--out", type=Path, default=Path("runs/levels"), help="folder to write (default runs/levels)")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where what was already scored is kept")

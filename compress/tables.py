@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from compress import tables_of_runs
+from compress.deployed import n_looped
 from compress.side_by_side import side_by_side
-from runtime import audio, command
+from runtime import command
 from runtime.files import read_json, write_atomic, write_text
 from runtime.frontend import PRESETS
 from train.data import RECORDINGS, load_dataset, split
@@ -113,13 +114,6 @@ def trained(nets, args, dataset, folds):
     return {net: [folder[net, fold] for fold in folds] for net in nets}
 
 
-def n_looped(clips, net):
-    """-> how many of the clips are shorter than one patch of the net, and repeated therefore."""
-    frontend, n_static = net.frontend, net.patch.n_static
-    heads = [audio.header(clip.path) for clip in clips]
-    return sum(frontend.n_frames(head.n_frames * frontend.sr // head.sr) < n_static for head in heads)
-
-
 def made(args):
     """-> the table: {"title", "rows", ...} as its writers in compress.tables_of_runs take it."""
     dataset = load_dataset(args.data)
@@ -135,7 +129,8 @@ def made(args):
     if args.table == "sizes":
         return tables_of_runs.sizes({net.shape: some for net, some in results.items()})
     if args.table == "lengths":
-        looped = {net.hop_length: n_looped(dataset.clips, net) for net in nets}
+        hops = {net.hop_length: net for net in nets}
+        looped = {hop: n_looped(dataset.clips, net.frontend, net.patch.n_static) for hop, net in hops.items()}
         return tables_of_runs.lengths(results, looped, len(dataset.clips))
     return tables_of_runs.MADE[args.table]([result for some in results.values() for result in some])
 

@@ -8,7 +8,6 @@ import pytest
 
 from compress import tables, tables_of_runs
 from compress.side_by_side import side_by_side
-from tests.conftest import run
 from train.data import load_dataset
 from train.results import load_results
 from train.scores import load_predictions
@@ -128,9 +127,10 @@ def test_senseless_tables(sounds, cache, tmp_path, args, words):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_nets_of_one_training_only(sounds):
-    result = run("compress.tables", "sizes", "--data", sounds, "--nets", "x")
-    assert result.returncode == 2 and "trains them" in result.stderr
+def test_nets_of_one_training_only(capsys):
+    with pytest.raises(SystemExit):
+        tables.main(["sizes", "--nets", "x"])
+    assert "trains them" in capsys.readouterr().err
 
 
 def test_side_by_side_ends_with_the_first_error():
