@@ -1,14 +1,15 @@
-"""Level, distance, devices: what a microphone does to samples, and that every figure is one that was measured."""
+"""Level, distance and model card: what a microphone does to samples, and that every figure is one that was measured."""
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import soundfile
 
-from compress import deployed, levels
+from compress import card, deployed, levels
 from runtime.bundle import Bundle
 from tests.conftest import SR, noise
 from train.data import DataError, load_dataset, split
@@ -116,3 +117,39 @@ def test_levels_of_nothing(trainings):
     with pytest.raises(ValueError, match="a clip would count twice"):
         levels.main([str(ear), str(ear), "--data", str(data), "--fold", "1"])
     assert deployed.held_out_fold(Bundle.load(lofo / "fold2" / "bundle"), load_dataset(data)) == 2
+
+
+def test_a_card_says_what_was_measured(trainings, heard, cache, tmp_path):
+    measured = {"rows": [{"name": "-20 dB", "accuracy": 0.5}], "n": 16, "held_out": True}
+    (tmp_path / "levels.json").write_text(json.dumps(measured))
+    arguments = [trainings / "ear", "--folds", trainings / "lofo", "--data", trainings / "data", "--cache", cache]
+    card.main([*map(str, arguments), "--levels", str(tmp_path / "levels.json")])
+    said = (trainings / "ear" / card.CARD).read_text()
+    truth, p, _ = heard
+    hits = p.argmax(1) == truth
+    fused = next(line for line in said.splitlines() if line.startswith("| PROD"))
+    assert f"| {hits.mean():.1%} |" in fused
+    assert re.search(rf"By fold: 1: {hits[:8].mean():.1%}, 2: {hits[8:].mean():.1%}\.", said)
+    for i, label in enumerate(LABELS):
+        assert f"| {label} | 4 | {hits[truth == i].mean():.1%} |" in said
+    for member in Bundle.load(trainings / "ear").members:
+        assert f"| {member.name} | {member.files['tflite']['bytes']:,} |" in said
+    assert "16 clips of 8 recordings" in said and "CC-BY 10, CC0 6" in said and "> Use it as you like." in said
+    assert "every clip of `table` (16); epochs 4, seed 5" in said and "epochs 4 here, 3 there" in said
+    assert "heard every clip" in said and "-20 dB 50.0%" in said and "does not say what recorded it" in said
+    Bundle.load(trainings / "ear").check()  # a card beside its files changes nothing
+
+
+def test_cards_of_nothing(trainings, small_bundle, cache, tmp_path):
+    ear, data = trainings / "ear", trainings / "data"
+    with pytest.raises(ValueError, match="fold1/bundle is no bundle"):
+        card.main([str(ear), "--folds", str(tmp_path), "--data", str(data), "--cache", str(cache)])
+    lofo = trainings / "lofo"
+    with pytest.raises(ValueError, match="two folders have one name"):
+        card.main([str(ear), "--folds", str(lofo), str(lofo), "--data", str(data)])
+    described(small_bundle, tmp_path / "blank", "x")
+    with pytest.raises(ValueError, match="does not say how its nets were trained"):
+        card.main([str(tmp_path / "blank"), "--folds", str(lofo), "--data", str(data)])
+    (tmp_path / "l.json").write_text('{"rows": 3}')
+    with pytest.raises(ValueError, match=r"l\.json is no table of compress\.levels"):
+        card.main([str(ear), "--folds", str(lofo), "--data", str(data), "--levels", str(tmp_path / "l.json")])
