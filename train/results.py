@@ -9,9 +9,12 @@ import numpy as np
 from runtime.files import read_json
 from runtime.frontend import PRESETS
 from runtime.papers import PAPERS
-from train.features import Stack, frontend_from_json
+from train.data import load_dataset, split
+from train.features import CACHE, Stack, features, frontend_from_json
+from train.loop import clip_log_probabilities
 from train.models import NETS
-from train.scores import load_predictions
+from train.run import load_run
+from train.scores import PREDICTIONS, load_grouped_predictions
 from train.systems import SYSTEMS
 
 FUSION_NAMES = {"early": "EF", "middle": "MF", "late": "LF"}  # as P2 calls them
@@ -32,11 +35,16 @@ class Result:
     truth: np.ndarray
     log_p: np.ndarray
     seconds_per_epoch: float | None
+    groups: tuple | None  # the recording that each clip was cut from; None: not kept by older runs
 
 
-def load_results(folders):
-    """Folders of runs -> their Results. Raises ValueError for runs that cannot stand in one table."""
-    results = [_load(Path(folder)) for folder in folders]
+def load_results(folders, data=None, cache=CACHE):
+    """Folders of runs -> their Results. Raises ValueError for runs that cannot stand in one table.
+
+    data: the data set that they were trained on; older runs, which kept no predictions or no groups, are scored again.
+    """
+    dataset = load_dataset(data) if data else None
+    results = [_load(Path(folder), dataset, cache) for folder in folders]
     first = results[0]
     seen = {}
     for result in results:
@@ -72,12 +80,26 @@ def pooled(results):
     return np.concatenate([r.truth for r in results]), np.concatenate([r.log_p for r in results])
 
 
-def _load(folder):
+def pooled_folds(results):
+    """-> (clips,) the fold that each clip of `pooled` was tested in."""
+    return np.concatenate([np.full(len(r.truth), r.fold) for r in results])
+
+
+def pooled_groups(results):
+    """-> (clips,) the recording of each clip of `pooled`, its own name where a run kept none; whether all were kept."""
+    known = all(r.groups is not None for r in results)
+    return np.concatenate([r.groups if known else r.clips for r in results]), known
+
+
+def _load(folder, dataset=None, cache=CACHE):
     path = folder / "meta.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not a finished training run: {path.name} is missing")
     meta = read_json(path)
-    clips, truth, log_p = load_predictions(folder)
+    stored = load_grouped_predictions(folder) if dataset is None or (folder / PREDICTIONS).is_file() else None
+    if dataset is not None and (stored is None or stored[3] is None):
+        stored = _scored_again(folder, meta, dataset, cache)
+    clips, truth, log_p, groups = stored
     try:
         system = _system_name(meta["model"], meta["kwargs"])
         spectrogram = _spectrogram_name(frontend_from_json(meta["frontend"]))
@@ -87,7 +109,23 @@ def _load(folder):
             raise ValueError(f"{len(labels)} labels, {log_p.shape[1]} predicted")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from error
-    return Result(folder, system, spectrogram, data, labels, fold, tuple(clips), truth, log_p, seconds)
+    groups = None if groups is None else tuple(groups)
+    return Result(folder, system, spectrogram, data, labels, fold, tuple(clips), truth, log_p, seconds, groups)
+
+
+def _scored_again(folder, meta, dataset, cache):
+    """-> what load_grouped_predictions gives, from the run's weights and the recordings it held out. Raises ValueError."""
+    run, trained_on = load_run(folder), meta.get("data")
+    if not isinstance(trained_on, dict) or not trained_on.get("fold"):
+        raise ValueError(f"{folder} held no fold out, so nothing can score it: train it with --fold")
+    if (dataset.name, dataset.labels) != (trained_on.get("name"), run.labels):
+        raise ValueError(
+            f"{folder} was trained on {trained_on.get('name')}, not on {dataset.name}: name that with --data"
+        )
+    _, test = split(dataset, trained_on["fold"])
+    log_p = clip_log_probabilities(run, features(test, run.frontend, cache))
+    truth = np.array([dataset.labels.index(clip.label) for clip in test])
+    return [clip.path.name for clip in test], truth, log_p.astype(np.float64), [clip.group for clip in test]
 
 
 def _system_name(model, kwargs):

@@ -1,0 +1,204 @@
+"""A model card out of what was measured.  python -m compress.card BUNDLE --folds RUNS [RUNS ...] --data PATH
+
+Writes BUNDLE/MODEL_CARD.md. The bundle's own nets may have heard every recording; --folds is what compress.folds left of
+the same recipe, a folder for each seed, in which every clip was held out once. Nothing in a card is typed by hand: data and
+licence are read from the data set, recipe and seeds from the bundle, sizes from its files, scores from the deployed files
+of each fold. --levels adds what compress.levels measured.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from compress import deployed
+from compress.card_facts import data_section, runs_of, size_section, table, training_section
+from devices.trained import wilson
+from runtime import command, engine
+from runtime.bundle import Bundle
+from runtime.files import read_json, write_text
+from train.data import RECORDINGS, load_dataset
+from train.features import CACHE
+from train.results import load_results
+from train.scores import accuracy_and_loss, difference, difference_text, intervals
+
+CARD = "MODEL_CARD.md"
+
+
+def scored(bundle, runs, data, dataset, cache):
+    """One folder of compress.folds -> {"truth", "groups", "nets": {name: (clips, classes)}, "float": the same in float}.
+
+    Raises ValueError where a fold is missing, or where its bundle is of another kind than `bundle`.
+    """
+    parts = []
+    for fold in dataset.folds:
+        folder = runs / f"fold{fold}"
+        one = Bundle.load(folder / "bundle", bundle.format)
+        if deployed.held_out_fold(one, dataset) != fold:
+            raise ValueError(f"{folder / 'bundle'} did not hold fold {fold} out: train it with compress.folds")
+        same = [[m.name for m in b.members] for b in (one, bundle)]
+        if same[0] != same[1]:
+            raise ValueError(f"{folder / 'bundle'} has the nets {same[0]}, {bundle.folder} has {same[1]}")
+        clips = deployed.test_clips(one, dataset, fold)
+        hear, title = deployed.from_features(one, clips, cache), f"{runs.name} fold {fold}:"
+        int8 = deployed.log_probabilities(one, clips, hear, "as recorded", cache, title)
+        results = load_results([folder / member.name for member in one.members], data, cache)
+        exact = np.stack([result.log_p for result in results])
+        parts.append((clips, int8, exact, deployed.fused(one, int8), deployed.fused(one, exact)))
+    clips = [clip for part in parts for clip in part[0]]
+    names = [member.name for member in bundle.members]
+
+    def nets(of_members, together):
+        members = np.concatenate([part[of_members] for part in parts], axis=1)
+        return dict(zip(names, members)) | {bundle.fuse.upper(): np.concatenate([part[together] for part in parts])}
+
+    return {
+        "truth": np.array([dataset.labels.index(clip.label) for clip in clips]),
+        "groups": np.array([clip.group for clip in clips]),
+        "folds": np.concatenate([np.full(len(part[0]), fold) for fold, part in zip(dataset.folds, parts)]),
+        "nets": nets(1, 3),
+        "float": nets(2, 4),
+    }
+
+
+def _span(low, high):
+    return f"{low:.1%} to {high:.1%}"
+
+
+def accuracy_section(bundle, seeds):
+    """seeds: {name of a runs folder: what `scored` gives} -> Markdown."""
+    fused, parts = bundle.fuse.upper(), []
+    for name, one in seeds.items():
+        rows = []
+        for net, log_p in one["nets"].items():
+            scores, spread = accuracy_and_loss(one["truth"], log_p), intervals(one["truth"], log_p, one["groups"])
+            exact = accuracy_and_loss(one["truth"], one["float"][net])
+            rows.append([
+                net, f"{scores['accuracy']:.1%}", _span(*wilson(scores["accuracy"], scores["n"])),
+                _span(*spread["accuracy"]), f"{scores['log_loss']:.3f}", f"{exact['accuracy']:.1%}",
+            ])  # fmt: skip
+        head = ["net", "accuracy", "Wilson, 95 %", "bootstrap, 95 %", "log loss", "in float"]
+        hits = one["nets"][fused].argmax(1) == one["truth"]
+        by_fold = ", ".join(f"{fold}: {hits[one['folds'] == fold].mean():.1%}" for fold in np.unique(one["folds"]))
+        moved = difference(one["truth"], one["nets"][fused], one["float"][fused], one["groups"])
+        n_groups = len(set(one["groups"]))
+        parts.append(
+            f"`{name}`: {len(hits)} clips of {n_groups} recordings, the deployed {bundle.format} files.\n\n"
+            f"{table(head, rows)}\n\n"
+            f"By fold: {by_fold}. The files less the same nets in float, clip by clip: {difference_text(moved)}.\n"
+        )
+    if len(seeds) > 1:
+        shares = [accuracy_and_loss(one["truth"], one["nets"][fused])["accuracy"] for one in seeds.values()]
+        parts.append(
+            f"{fused} over {len(seeds)} trainings: mean {np.mean(shares):.1%}, {_span(min(shares), max(shares))}.\n"
+        )
+    return "\n".join(parts)
+
+
+def class_section(bundle, seeds):
+    """Class by class, what it is taken for most: the first seed's fused decisions -> Markdown."""
+    one = next(iter(seeds.values()))
+    guess = one["nets"][bundle.fuse.upper()].argmax(1)
+    rows = []
+    for i, label in enumerate(bundle.labels):
+        here = one["truth"] == i
+        wrong = Counter(bundle.labels[k] for k in guess[here] if k != i).most_common(2)
+        taken = ", ".join(f"{name} {n}" for name, n in wrong) or "-"
+        rows.append([label, int(here.sum()), f"{(guess[here] == i).mean():.1%}" if here.any() else "-", taken])
+    return table(["class", "clips", "accuracy", "taken for"], rows)
+
+
+def limits_section(bundle, dataset, seeds, levels):
+    """What these figures do not cover -> Markdown."""
+    devices = sorted({clip.device for clip in dataset.clips} - {""})
+    member = max(bundle.members, key=lambda member: member.min_samples)
+    heard_all = [name for name, run in runs_of(bundle).items() if not run.get("data", {}).get("fold")]
+    one = next(iter(seeds.values()))
+    low, high = intervals(one["truth"], one["nets"][bundle.fuse.upper()], one["groups"])["accuracy"]
+    lines = [
+        f"Tested on `{dataset.name}` alone; its {len(set(one['groups']))} recordings leave {100 * (high - low):.1f} points "
+        "of uncertainty, other places and microphones apart.",
+        f"It knows {len(bundle.labels)} classes and names one of them whatever it hears; its rules alone can keep silent.",
+        f"Recorded with {', '.join(devices)}."
+        if devices
+        else "The data set does not say what recorded it: no test by device.",
+        f"A decision needs {member.min_samples / bundle.sr:.1f} s of sound; shorter clips are repeated.",
+        f"{len(seeds)} training{'s' if len(seeds) > 1 else ''} of each fold: "
+        + ("their spread is above." if len(seeds) > 1 else "how much another seed would change is not known."),
+    ]
+    if heard_all:
+        lines.append(
+            "The bundle's own nets heard every clip: the figures are those of nets trained the same way without a fold."
+        )
+    rules = bundle.provenance.get("rules")
+    if isinstance(rules, dict) and isinstance(rules.get("after"), dict) and "unknown_reported" in rules["after"]:
+        lines.append(
+            f"With its rules it reports {rules['after']['unknown_reported']:.0%} of the sounds of classes it was denied."
+        )
+    if levels is None:
+        lines.append("Level, distance and the sound of phones: not measured (`python -m compress.levels`).")
+    else:
+        shown = (f"{row['name']} {row['accuracy']:.1%}" for row in levels["rows"])
+        heard = "held out" if levels["held_out"] else "heard in training"
+        lines.append(f"Level, devices and distance in a room, {levels['n']} clips {heard}: {', '.join(shown)}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def card(bundle, data, dataset, folders, cache, levels=None):
+    """-> the whole card. folders: those that compress.folds made, one for each seed."""
+    seeds = {folder.name: scored(bundle, folder, data, dataset, cache) for folder in folders}
+    first = {folder.name: folder / f"fold{dataset.folds[0]}" / "bundle" for folder in folders}
+    nets = ", ".join(f"{member.name} ({member.frontend.kind})" for member in bundle.members)
+    return "\n\n".join([
+        f"# {bundle.folder.resolve().name}",
+        f"Made by `python -m compress.card`. {len(bundle.members)} nets, {nets}, fused by {bundle.fuse.upper()}: which of "
+        f"{len(bundle.labels)} sounds is to be heard, at {bundle.sr} Hz.",
+        f"## Accuracy\n\nEvery clip held out once, last epoch.\n\n{accuracy_section(bundle, seeds)}",
+        class_section(bundle, seeds),
+        f"## Size\n\n{size_section(bundle)}",
+        f"## Data and licence\n\n{data_section(data, dataset)}",
+        f"## Training\n\n{training_section(bundle, first)}",
+        f"## Limits\n\n{limits_section(bundle, dataset, seeds, levels)}",
+    ]) + "\n"  # fmt: skip
+
+
+def main(argv=None):
+    args = _arguments(argv)
+    names = [folder.name for folder in args.folds]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--folds {', '.join(map(str, args.folds))}: two folders have one name, rename one")
+    bundle, dataset = Bundle.load(args.bundle, engine.choose(args.engine)), load_dataset(args.data)
+    levels = _levels(args.levels) if args.levels else None
+    runs_of(bundle)  # before anything is scored
+    write_text(args.bundle / CARD, card(bundle, args.data, dataset, args.folds, args.cache, levels))
+    print(f"made {args.bundle / CARD}")
+
+
+def _levels(path):
+    """What compress.levels wrote. Raises ValueError for anything else."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: python -m compress.levels writes it")
+    values = read_json(path)
+    try:
+        rows = [{"name": str(row["name"]), "accuracy": float(row["accuracy"])} for row in values["rows"]]
+        return {"rows": rows, "n": int(values["n"]), "held_out": values["held_out"] is True}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no table of compress.levels ({type(error).__name__}: {error})") from error
+
+
+def _arguments(argv):
+    parser = argparse.ArgumentParser(prog="python -m compress.card", description=__doc__.split("  ")[0])
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that gets the card")
+    parser.add_argument(
+        "--folds", type=Path, nargs="+", required=True, metavar="RUNS", help="of compress.folds; one for each seed"
+    )
+    parser.add_argument("--data", type=Path, default=RECORDINGS, help="what the folds are of (default: what ships)")
+    parser.add_argument("--levels", type=Path, metavar="JSON", help="levels.json of compress.levels")
+    parser.add_argument("--engine", choices=("tflite", "onnx"), help="default: what is installed")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where features and scores are kept")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    command.run(main, "stopped; what was scored is kept")

@@ -1,0 +1,145 @@
+"""What a bundle's deployed files say about labelled clips, kept in pieces: a call that was killed goes on where it was."""
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from runtime import audio, fusion
+from runtime.files import write_atomic
+from train.data import DataError, split
+from train.features import features, looped
+
+PIECE = 100  # clips of one kept file
+SHOW_S = 2.0  # progress on standard error, so often
+
+
+def held_out_fold(bundle, dataset, fold=None):
+    """-> the fold of `dataset` that the bundle's nets did not hear: `fold` if given, else what its provenance says.
+
+    Raises DataError where it says none: nets that were trained on everything would be scored on what they know.
+    """
+    if fold:
+        return fold
+    trained_on = _trained_on(bundle)
+    if trained_on is None:
+        raise DataError(
+            f"{bundle.folder} held no fold out: train one with compress.cnn7 --fold K, or name a fold with --fold"
+        )
+    name, own = trained_on
+    if name != dataset.name:
+        raise DataError(
+            f"{bundle.folder} was trained on {name}, not {dataset.name}: say with --fold what it has not heard"
+        )
+    return own
+
+
+def _trained_on(bundle):
+    """-> name of the data set, fold that all nets held out; None where the provenance says neither."""
+    runs = bundle.provenance.get("runs") if isinstance(bundle.provenance, dict) else None
+    runs = list(runs.values()) if isinstance(runs, dict) else []
+    facts = [run["data"] for run in runs if isinstance(run, dict) and isinstance(run.get("data"), dict)]
+    said = [(data.get("name"), data.get("fold")) for data in facts]
+    if not said or len(said) < len(runs) or any(one != said[0] for one in said) or not said[0][1]:
+        return None
+    return said[0]
+
+
+def is_held_out(bundle, dataset, fold):
+    """Whether the bundle's provenance says that its nets never heard this fold of this data set."""
+    try:
+        return held_out_fold(bundle, dataset) == fold
+    except DataError:
+        return False
+
+
+def test_clips(bundle, dataset, fold):
+    """-> the fold's test clips. Raises DataError for other classes than the bundle's, or a fold that tests nothing."""
+    if dataset.labels != bundle.labels:
+        raise DataError(
+            f"{bundle.folder} knows {', '.join(bundle.labels)[:80]}; {dataset.name} holds {', '.join(dataset.labels)[:80]}"
+        )
+    clips = split(dataset, fold)[1]
+    if not clips:
+        raise DataError(f"fold {fold} of {dataset.name} tests nothing: choose some of {dataset.folds}")
+    return clips
+
+
+def n_looped(clips, frontend, n_static):
+    """-> how many of the clips have fewer frames than one patch needs, and are repeated therefore."""
+    heads = [audio.header(clip.path) for clip in clips]
+    return sum(frontend.n_frames(head.n_frames * frontend.sr // head.sr) < n_static for head in heads)
+
+
+def from_features(bundle, clips, cache):
+    """-> a function of one of the clips: its spectrogram for each member, (bands, frames), from the cache of features."""
+    for member in bundle.members:
+        features(clips, member.frontend, cache)  # what is not there yet, with its progress
+    return lambda clip: [features([clip], member.frontend, cache)[0] for member in bundle.members]
+
+
+def log_probabilities(bundle, clips, spectrograms_of, condition, keep, title=""):
+    """-> (members, clips, classes): log of the mean probability over each clip's patches, by the deployed files.
+
+    spectrograms_of: a function of a clip -> (bands, frames) per member; too short for a patch, they are repeated.
+    condition: JSON-able, what that function does to a clip. keep: folder of finished pieces, named by bundle, clips and
+    condition. Progress on standard error.
+    """
+    keep = Path(keep)
+    keep.mkdir(parents=True, exist_ok=True)
+    pieces, shown, started = [], 0.0, time.monotonic()
+    for start in range(0, len(clips), PIECE):
+        some = clips[start : start + PIECE]
+        path = keep / f"{_key(bundle, some, condition)}.scores.npy"
+        piece = _kept(path, (len(bundle.members), len(some), len(bundle.labels)))
+        if piece is None:
+            rows = []
+            for i, clip in enumerate(some, start + 1):
+                rows.append([_of_clip(member, s) for member, s in zip(bundle.members, spectrograms_of(clip))])
+                if time.monotonic() - shown > SHOW_S:
+                    shown = time.monotonic()
+                    print(
+                        f"\r{title} {i} of {len(clips)} clips, {shown - started:.0f} s ",
+                        end="",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+            piece = np.array(rows).transpose(1, 0, 2)
+            write_atomic(path, lambda partial, array=piece: _save(partial, array))
+        pieces.append(piece)
+    if shown:
+        print(file=sys.stderr)
+    return np.concatenate(pieces, axis=1)
+
+
+def fused(bundle, log_p):
+    """(members, clips, classes) -> (clips, classes), as the bundle fuses them."""
+    return np.stack([bundle.fused(list(log_p[:, i])) for i in range(log_p.shape[1])])
+
+
+def _of_clip(member, static):
+    return fusion.mean(member.log_p(member.patches(looped(static, member.n_static))))
+
+
+def _key(bundle, clips, condition):
+    """Changes with the bundle's files and settings, each clip's place, size and time of change, and the condition."""
+    settings = hashlib.sha256((bundle.folder / "bundle.json").read_bytes()).hexdigest()  # the files' own are in it
+    stats = [(str(clip.path.resolve()), clip.path.stat().st_size, clip.path.stat().st_mtime_ns) for clip in clips]
+    return hashlib.sha256(json.dumps([settings, bundle.format, stats, condition]).encode()).hexdigest()[:32]
+
+
+def _kept(path, shape):
+    """A piece of before; None where there is none, or a damaged one."""
+    try:
+        piece = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return piece if piece.shape == shape and np.isfinite(piece).all() else None
+
+
+def _save(path, array):
+    with open(path, "wb") as file:  # given a name, numpy would add a suffix
+        np.save(file, array, allow_pickle=False)
