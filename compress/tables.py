@@ -20,7 +20,7 @@ import torch
 
 from compress import tables_of_runs
 from compress.deployed import n_looped
-from compress.side_by_side import side_by_side
+from compress.workers import side_by_side
 from runtime import command
 from runtime.files import read_json, write_atomic, write_text
 from runtime.frontend import PRESETS

@@ -8,14 +8,25 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import torch
 
+MAX_JOBS = 64
 
-def side_by_side(work, calls):
-    """Yields work(*call) of each call as it ends, every call in a process of its own. A killed one ends with its parent.
 
-    Ctrl-C ends all of them in silence: what they did must be on disk at any moment.
+def side_by_side(work, calls, n_jobs=None):
+    """Yields work(*call) of each call as it ends, up to n_jobs at once (default: all). With one job everything happens here.
+
+    `work` and its arguments must pickle. The first error, or Ctrl-C, ends all of them in silence: what they did must be on
+    disk at any moment. A killed caller takes them with it. Raises ValueError for n_jobs not in 1..MAX_JOBS.
     """
+    if n_jobs is None:
+        n_jobs = len(calls)
+    elif not 1 <= n_jobs <= MAX_JOBS:
+        raise ValueError(f"{n_jobs} trainings side by side: choose 1 to {MAX_JOBS}")
+    if n_jobs == 1 or len(calls) < 2:
+        for call in calls:
+            yield work(*call)
+        return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(calls), mp_context=context, initializer=_begin) as pool:
+    with ProcessPoolExecutor(min(n_jobs, len(calls)), mp_context=context, initializer=_begin) as pool:
         # A terminal sends Ctrl-C to all processes: only this one listens, or each worker prints where it was.
         listening = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the workers, started by `submit`
         try:
@@ -26,6 +37,7 @@ def side_by_side(work, calls):
             for job in as_completed(jobs):
                 yield job.result()
         except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():  # what they did is on disk
                 worker.terminate()
             raise

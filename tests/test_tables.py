@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from compress import tables, tables_of_runs
-from compress.side_by_side import side_by_side
+from compress.workers import side_by_side
 from train.data import load_dataset
 from train.results import load_results
 from train.scores import load_predictions
