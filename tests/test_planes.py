@@ -23,6 +23,7 @@ from runtime.bundle import Bundle, BundleError
 from runtime.frontend import Frontend, spectrogram
 from runtime.patches import PatchShape
 from runtime.stack import Stack, frontend_from_json
+from train import spectrograms
 from train.models import MODELS
 from train.run import Run
 
@@ -197,6 +198,13 @@ def test_the_commands_take_raw_frames_and_cepstra(bundles, tmp_path):
         last = stream.offline(Bundle.load(folder), noise(5))[-1]
         assert json.loads(heard.stdout.splitlines()[-1])["p"] == pytest.approx(last.p, abs=0.02)  # 16 bits
     assert "nothing above" not in heard.stderr
+
+
+def test_what_a_bundle_hears_is_drawn(bundles, tmp_path):
+    for kind, drawn in (("stack", {"mel+cqt: mel 16": MEL, "mel+cqt: cqt 16": CQT}), ("stacked", {"mfcc": MFCC})):
+        assert spectrograms._heard_by(Bundle.load(bundles[kind][1])) == drawn
+    with pytest.raises(ValueError, match="hears raw frames: there is no spectrogram"):
+        spectrograms.main([str(tmp_path / "a.wav"), "--plot", "a.png", "--bundle", str(bundles["frames"][1])])
 
 
 def test_report_of_a_stack_counts_each_front_end(bundles):

@@ -51,7 +51,7 @@ class LateFusion(nn.Module):
         self.weight = nn.Parameter(torch.randn(n, n) / n)
 
     def forward(self, x):
-        scores = torch.einsum("bim,mn,bjn->bij", x, self.weight, x)
+        scores = x @ self.weight @ x.transpose(1, 2)  # (batch, features, features)
         pairs = itertools.combinations(range(x.shape[1]), 2)
         return torch.stack([scores[:, i, j] for i, j in pairs], 1)
 
