@@ -75,7 +75,10 @@ def _converted(fmt: str, convert: Callable, model: nn.Module, in_shape: tuple[in
             return convert(with_tables(model, in_shape), in_shape)
     except Exception as error:  # converters raise whatever their insides do
         other = next(name for name in NEEDS if name != fmt)
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason: BaseException = error
+        while reason.__cause__:  # theirs end in pages of advice, what went wrong comes first
+            reason = reason.__cause__
+        said = next((line for line in str(reason).splitlines() if line.strip()), type(reason).__name__)
         raise ValueError(f"no {fmt} file can hold this net ({said[:200]}): export it with --only {other}") from error
 
 
