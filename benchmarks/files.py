@@ -28,7 +28,8 @@ from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
 from runtime import command
 from runtime.engine import open_model
-from runtime.frontend import MEL, deltas, patches
+from runtime.frontend import MEL
+from runtime.patches import deltas, patches
 from train.cnn7 import CNN7, WIDTHS_CR, WIDTHS_WIDE
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE, PatchShape, features, looped, normalisation

@@ -39,11 +39,11 @@ from runtime.frontend import (
     Frontend,
     FrontendStream,
     SharedStream,
-    deltas,
     spectrogram,
     spectrograms,
     table_bytes,
 )
+from runtime.patches import deltas
 from runtime.spectrum import rfft32
 from runtime.tape import BATCH, Tape, framed
 

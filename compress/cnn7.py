@@ -144,7 +144,7 @@ def evaluate(folder, runs, clips, labels, cache):
             if column == "float":
                 log_p.append(clip_log_probabilities(run, statics))
             else:
-                cut = [member.patches(looped(s, member.n_static)) for s in statics]
+                cut = [member.patches(looped(s, member.patch.n_static)) for s in statics]
                 log_p.append(np.stack([fusion.mean(member.log_p(patches)) for patches in cut]))
         rows = {member.name: p for member, p in zip(bundle.members, log_p)}
         rows["PROD"] = np.stack([bundle.fused(list(p)) for p in zip(*log_p)])

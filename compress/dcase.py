@@ -57,7 +57,7 @@ def protocol(bundle, dataset, fold, cache, budget_bytes=None):
         "trained on": np.isin(device, sorted(known - {""})),
         "never trained on": (device != "") & ~np.isin(device, sorted(known)),
     }
-    short = [deployed.n_looped(clips, member.frontend, member.n_static) for member in bundle.members]
+    short = [deployed.n_looped(clips, member.frontend, member.patch.n_static) for member in bundle.members]
     return {
         "data": dataset.name,
         "fold": fold,
@@ -98,7 +98,7 @@ def _rules(bundle, budget_bytes):
     budget = {} if budget_bytes is None else {"budget_bytes": budget_bytes, "fits": fits(file_bytes, budget_bytes)}
     return {
         "rules": conventions(*(read_model(path) for path in paths)),
-        "patch_s": member.n_frames * frontend.hop_length / frontend.sr,
+        "patch_s": member.patch.n_frames * frontend.hop_length / frontend.sr,
         "file_bytes": sum(file_bytes),
         **budget,
     }

@@ -121,7 +121,7 @@ def fused(bundle, log_p):
 
 
 def _of_clip(member, static):
-    return fusion.mean(member.log_p(member.patches(looped(static, member.n_static))))
+    return fusion.mean(member.log_p(member.patches(looped(static, member.patch.n_static))))
 
 
 def _key(bundle, clips, condition):

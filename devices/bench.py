@@ -52,7 +52,7 @@ def _nets(paths: Sequence[Path], threads: int) -> Iterator[tuple[str, Path, Open
 
         bundle = Bundle.load(path)
         for member in bundle.members:
-            shape = (1, 3, member.n_frames, member.frontend.n_bands)
+            shape = (1, *member.in_shape)
             yield member.name, member.path(bundle.format), open_net(member.path(bundle.format), shape, threads)
 
 

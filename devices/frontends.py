@@ -36,7 +36,7 @@ _BYTES = 4  # float32, as the runtime keeps samples and frames
 
 @dataclass(frozen=True)
 class FrontendCost:
-    """One member's front end. flops: per second of audio. Bytes: constants, and what a stream keeps between frames.
+    """One front end of a member. flops: per second of audio. Bytes: constants, and what a stream keeps between frames.
 
     table_bytes: as the Python runtime keeps them, float32. lean_bytes: as a microcontroller would: mel weights
     sparse, gammatone weights down to -60 dB in int8, one octave of CQT kernels in int16 for all octaves.
@@ -58,14 +58,19 @@ class FrontendCost:
         return self.sample_bytes + self.frame_bytes + self.work_bytes
 
 
-def of_member(member: Member, measured: bool) -> FrontendCost:
-    """measured: time it here, a second of noise, median of three."""
-    frontend = member.frontend
+def of_member(member: Member, measured: bool) -> list[FrontendCost]:
+    """Of each front end that the member hears. measured: time it here, a second of noise, median of three."""
+    frontends = member.frontend.frontends
+    names = [member.name] if len(frontends) == 1 else [f"{member.name}: {f.kind} {f.n_bands}" for f in frontends]
+    return [_cost(name, f, member.patch.n_static, measured) for name, f in zip(names, frontends)]
+
+
+def _cost(name: str, frontend: Frontend, n_static: int, measured: bool) -> FrontendCost:
     stream = FrontendStream(frontend)
-    frames = member.n_static * frontend.n_bands * _BYTES
+    frames = n_static * frontend.n_bands * _BYTES
     work = (frontend.n_fft + 2) * _BYTES if frontend.kind not in ("cqt", "frames") else 0  # the spectrum, in place
     return FrontendCost(
-        name=member.name,
+        name=name,
         kind=frontend.kind,
         flops_per_s=frontend.sr * (_flops_per_frame(frontend) / frontend.hop_length + _flops_per_sample(frontend)),
         table_bytes=table_bytes(frontend),
@@ -81,6 +86,8 @@ def _lean_bytes(frontend: Frontend) -> int:
     if frontend.kind == "cqt":
         kernels = max(kernels.size for _, kernels in CqtPlan((frontend,)).octaves)
         return (kernels + len(filterbanks.halving_filter())) * 2
+    if frontend.kind == "frames":
+        return 0
     weights = _weights(frontend)
     half_window = frontend.win_length // 2 * 2  # int16, symmetric
     if frontend.kind == "gammatone":

@@ -46,8 +46,8 @@ _PLAIN = set(
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear Reshape Flatten Squeeze Unsqueeze Identity Dropout Softmax "
     "LogSoftmax Sigmoid Tanh Relu LeakyRelu Elu Selu HardSigmoid HardSwish Gelu Softplus Mish Clip Max Min Sqrt "
     "Reciprocal Exp Log Abs Neg Sin Cos Floor Ceil Round Sign Erf MaxPool AveragePool GlobalAveragePool GlobalMaxPool "
-    "LpNormalization ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL2 Concat Split Slice Pad Transpose "
-    "Shape Size Tile Expand ConstantOfShape Range Cast ArgMax ArgMin GatherElements GatherND Resize Upsample "
+    "LpNormalization ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL2 ReduceLogSumExp Concat Split Slice "
+    "Pad Transpose Shape Size Tile Expand ConstantOfShape Range Cast ArgMax ArgMin GatherElements GatherND Resize Upsample "
     "DepthToSpace SpaceToDepth Where Greater GreaterOrEqual Less LessOrEqual Equal And Or Not QLinearAveragePool "
     "QLinearGlobalAveragePool QLinearConcat QLinearSigmoid QLinearLeakyRelu QLinearSoftmax".split()
 )

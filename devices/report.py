@@ -112,15 +112,16 @@ def _bundle_rows(folder: Path, runs: int, threads: int) -> tuple[list[dict[str, 
     bundle = Bundle.load(folder)
     rows, costs = [], []
     for member in bundle.members:
-        cost = frontends.of_member(member, measured=runs > 0)
-        costs.append({**asdict(cost), "ram_bytes": cost.ram_bytes})
+        own = frontends.of_member(member, measured=runs > 0)
+        costs += [{**asdict(cost), "ram_bytes": cost.ram_bytes} for cost in own]
+        table_bytes = sum(cost.table_bytes for cost in own)
         for fmt in (fmt for fmt in ("tflite", "onnx") if fmt in member.files):
             member.verify(fmt)
-            shape = (1, 3, member.n_frames, member.frontend.n_bands)
+            shape = (1, *member.in_shape)
             opened = open_net(member.path(fmt), shape, threads)
             per_s = member.frontend.sr / member.stride_samples
             path = member.path(fmt)
-            rows.append(_row(member.name, path, read_model(path), opened, cost.table_bytes, per_s))
+            rows.append(_row(member.name, path, read_model(path), opened, table_bytes, per_s))
     return rows, {"window_s": bundle.window_s, "hop_s": bundle.hop_s, "frontends": costs}
 
 

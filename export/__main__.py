@@ -1,40 +1,41 @@
-"""Trained runs -> one bundle with TFLite and ONNX files.  python -m export RUN RUN RUN --to BUNDLE [--float]"""
+"""Trained runs -> one bundle with TFLite and ONNX files.  python -m export RUN RUN RUN --to BUNDLE [--converters]"""
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from export import convert
-from export.assemble import assemble, check_target
-from runtime import command
-from runtime.frontend import deltas, patches
+from export.assemble import N_PARITY, WRITERS, assemble, check_target
+from runtime import command, fusion
+from runtime.bundle import Bundle
 from train.data import RECORDINGS, load_dataset, load_wave, split
-from train.features import CACHE, features, looped
+from train.features import CACHE, features
 from train.run import Run, load_run
 
 N_CALIBRATION = 64  # clips: the ranges of the activations settle long before
 
 
-def calibration_patches(run: Run, clips: list, cache: Path = CACHE) -> np.ndarray:
-    """One patch of each of N_CALIBRATION clips, spread evenly over them, normalised: (n, planes, frames, bands)."""
-    chosen = [clips[i] for i in np.linspace(0, len(clips) - 1, min(len(clips), N_CALIBRATION)).astype(int)]
-    statics = [looped(s, run.patch.n_static) for s in features(chosen, run.frontend, cache)]
-    return np.concatenate(
-        [run.normalise(patches(deltas(s), run.patch.n_frames, run.patch.stride)[:1]) for s in statics]
-    )
+def calibration_patches(run: Run, clips: list, cache: Path = CACHE, n_clips: int = N_CALIBRATION) -> np.ndarray:
+    """One patch of each of n_clips clips, spread evenly over them, normalised: (n, planes, frames, bands)."""
+    chosen = [clips[i] for i in np.linspace(0, len(clips) - 1, min(len(clips), n_clips)).astype(int)]
+    return np.concatenate([run.normalise(run.patch.cut(s)[:1]) for s in features(chosen, run.frontend, cache)])
 
 
 def export(
     runs: list[Run], folder: Path, data: Path, fold: int | None, *,
-    quantized: bool = True, converted: bool = False, cache: Path = CACHE,
-):  # fmt: skip
-    """Calibrate on the clips that the runs trained on, keep one of the others as the golden window, write the bundle."""
+    quantized: bool = True, converted: bool = False, formats: Sequence[str] = tuple(WRITERS), fuse: str = "prod",
+    stride: int | None = None, cache: Path = CACHE,
+) -> Bundle:  # fmt: skip
+    """Calibrate on the clips that the runs trained on, keep one of the others as the golden window, write the bundle.
+
+    stride: frames between patches, None for each run's own.
+    """
     check_target(folder)
-    for run in runs:
-        if run.patch.planes != "deltas" or run.frontend.kind == "stack":
-            heard = "several spectrograms" if run.frontend.kind == "stack" else f"{run.patch.planes} planes"
-            raise ValueError(f"{run.name} hears {heard}: a bundle feeds one spectrogram and its deltas, train on those")
+    if stride is not None:
+        runs = [dataclasses.replace(r, patch=dataclasses.replace(r.patch, stride=stride)) for r in runs]
     dataset = load_dataset(data)
     if dataset.labels != runs[0].labels:
         raise ValueError(
@@ -43,11 +44,35 @@ def export(
     train_clips, test_clips = split(dataset, fold)
     sr = runs[0].frontend.sr
     golden = load_wave((test_clips or train_clips)[0].path, sr)[: 5 * sr]
-    calibration = [calibration_patches(run, train_clips, cache) for run in runs]
-    return assemble(runs, folder, calibration, golden, quantized=quantized, converted=converted)
+    n_clips = N_CALIBRATION if quantized and not converted else N_PARITY
+    calibration = [calibration_patches(run, train_clips, cache, n_clips) for run in runs]
+    return assemble(
+        runs, folder, calibration, golden, quantized=quantized, converted=converted, formats=formats, fuse=fuse
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
+    args = _arguments(argv)
+    formats = [args.only] if args.only else list(WRITERS)
+    if args.only and not args.converters:
+        raise ValueError(f"--only {args.only} goes with --converters: our own writers make both formats")
+    if args.converters:
+        convert.check_installed(formats)
+    runs = [load_run(path) for path in args.runs]
+    fold = runs[0].meta.get("data", {}).get("fold")
+    bundle = export(
+        runs, args.to, args.data, fold, quantized=not args.float, converted=args.converters, formats=formats,
+        fuse=args.fuse, stride=args.stride, cache=args.cache,
+    )  # fmt: skip
+    for member in bundle.members:
+        sizes = ", ".join(f"{entry['file']} {entry['bytes']:,} bytes" for entry in member.files.values())
+        differences = bundle.provenance["differences_from_torch"][member.name]
+        said = "; ".join(f"{what} {difference:.1e}" for what, difference in differences.items())
+        print(f"{member.name}: {sizes}; largest difference from torch on recordings: {said}")
+    print(f"made {args.to}\nnext: python -m runtime.stream --bundle {args.to} --mic")
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__.split("  ")[0] if __doc__ else "")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder that python -m train made")
     parser.add_argument("--to", type=Path, required=True, metavar="BUNDLE", help="folder to write")
@@ -58,24 +83,22 @@ def main(argv: list[str] | None = None) -> None:
         "--converters", action="store_true", help="float32 files by torch.onnx and litert-torch, for any architecture"
     )
     parser.add_argument(
+        "--only", choices=WRITERS, help="of --converters: one format, where the other cannot hold a net"
+    )
+    parser.add_argument(
+        "--fuse", choices=fusion.FUSIONS, default="prod", help="how the nets' probabilities become one (default prod)"
+    )
+    parser.add_argument(
+        "--stride", type=int, help="frames between patches: of whole clips a stream wants more (default: the run's)"
+    )
+    parser.add_argument(
         "--data",
         type=Path,
         default=RECORDINGS,
         help="what the runs were trained on, to calibrate (default: the shipped ones)",
     )
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
-    args = parser.parse_args(argv)
-    if args.converters:
-        convert.check_installed()
-    runs = [load_run(path) for path in args.runs]
-    fold = runs[0].meta.get("data", {}).get("fold")
-    bundle = export(
-        runs, args.to, args.data, fold, quantized=not args.float, converted=args.converters, cache=args.cache
-    )
-    for member in bundle.members:
-        sizes = ", ".join(f"{entry['file']} {entry['bytes']:,} bytes" for entry in member.files.values())
-        print(f"{member.name}: {sizes}")
-    print(f"made {args.to}\nnext: python -m runtime.stream --bundle {args.to} --mic")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

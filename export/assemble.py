@@ -1,8 +1,11 @@
 """Trained runs -> a bundle: model files in both formats, checked against torch, written whole or not at all."""
 
 import json
+import math
 import os
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +18,30 @@ from export import convert, graph, int8, numbers, parity
 from export.equalize import fit_for_int8
 from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
+from runtime import fusion
 from runtime.bundle import FORMAT, Bundle, file_entry, golden_window
+from train.cnn7 import CNN7
 from train.run import Run
 
 WRITERS = {"tflite": tflite_bytes, "onnx": onnx_bytes}
 CONVERTERS = {"tflite": convert.tflite_bytes, "onnx": convert.onnx_bytes}
-FLOAT_BOUND = 1e-3  # logits of a float file against torch
+FLOAT_BOUND = 1e-3  # logits of a float file against torch, relative to the largest where that is above 1
 INT8_BOUND = 0.15  # mean difference of the largest probability, int8 file against torch, on the calibration patches
-WINDOW_S, HOP_S = 5.0, 1.0
+WINDOW_S, HOP_S = 5.0, 1.0  # of the bundle's decisions; a window holds a patch's stride at least
 _FACTS = ("data", "recipe", "qat", "versions")  # of a run, into the provenance
 N_PARITY = 16  # patches that every engine runs before a bundle is written
 
 
 def assemble(
     runs: list[Run], folder: Path, calibration: list[np.ndarray], golden: np.ndarray, *,
-    quantized: bool = True, converted: bool = False,
+    quantized: bool = True, converted: bool = False, formats: Sequence[str] = tuple(WRITERS), fuse: str = "prod",
 ) -> Bundle:  # fmt: skip
     """Write the bundle of `runs`, one member each, to `folder`; replaces a bundle, nothing else.
 
     calibration: per run, normalised patches (n, planes, frames, bands) of training clips. golden: (samples,) at the
-    runs' rate. converted: float files by export.convert, for nets of any architecture. -> the bundle, loaded. Raises
-    ValueError, and leaves no bundle, where a file disagrees with torch.
+    runs' rate. converted: float files by export.convert, for nets of any architecture, in some of the `formats` if need
+    be. fuse: one of runtime.fusion.FUSIONS. -> the bundle, loaded. Raises ValueError, and leaves no bundle, where a file
+    disagrees with torch.
     """
     _check_compatible(runs)
     check_target(folder)
@@ -43,14 +49,12 @@ def assemble(
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        members = [
-            _write_member(partial, run, patches, quantized, converted) for run, patches in zip(runs, calibration)
-        ]
-        _write_json(partial, runs, members, quantized)
+        written = [_write_member(partial, r, x, quantized, converted, formats) for r, x in zip(runs, calibration)]
+        _write_json(partial, runs, written, quantized, fuse)
         finish(partial, folder, golden)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Bundle.load(folder, "tflite")
+    return Bundle.load(folder)
 
 
 def check_target(folder: Path) -> None:
@@ -61,10 +65,10 @@ def check_target(folder: Path) -> None:
 
 def finish(partial: Path, folder: Path, golden: np.ndarray) -> None:
     """Add golden window and report to a bundle at `partial`, check it in every format, and put it in place of `folder`."""
-    bundle = Bundle.load(partial, "tflite")
+    bundle = Bundle.load(partial)
     with open(partial / "golden.npz", "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **golden_window(bundle, golden))
-    for fmt in WRITERS:
+    for fmt in bundle.formats:
         Bundle.load(partial, fmt).check()
     (partial / "report.md").write_text(_report(partial, folder.name))
     _replace(partial, folder)
@@ -80,82 +84,95 @@ def _check_compatible(runs: list[Run]) -> None:
 
 
 def _name(run: Run) -> str:
-    return {"gammatone": "gam"}.get(run.frontend.kind, run.frontend.kind)
+    return "+".join({"gammatone": "gam"}.get(f.kind, f.kind) for f in run.frontend.frontends)
 
 
-def _write_member(folder: Path, run: Run, patches: np.ndarray, quantized: bool, converted: bool) -> dict[str, Any]:
-    """Both model files of one run, and what bundle.json says of the member."""
+def _write_member(
+    folder: Path, run: Run, patches: np.ndarray, quantized: bool, converted: bool, formats: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The model files of one run -> what bundle.json says of the member, and how far they are from torch."""
     name = _name(run)
     net: Any = None if converted else _net_of(run.model, patches, quantized)
     files = {}
-    for fmt in WRITERS:
+    for fmt in formats:
         path = folder / f"{name}.{fmt}"
+        if converted:  # a recurrent net takes a minute
+            print(f"{name}: converting to {fmt}", file=sys.stderr, flush=True)
         path.write_bytes(WRITERS[fmt](net) if net else CONVERTERS[fmt](run.model, patches.shape[1:]))
         files[fmt] = file_entry(path, macs=read_model(path).macs)
-    _check_member(name, run, net, folder, patches[:N_PARITY], quantized)
+    differences = _check_member(name, run, net, folder, patches[:N_PARITY], quantized, formats)
     if quantized:  # for whoever writes a next format from the same numbers; the runtime does not read it
         (folder / f"{name}.safetensors").write_bytes(numbers.to_bytes(net))
-    return {
-        "name": name,
-        "frontend": run.frontend.to_json(),
-        "temperature": 1.0,
-        "mean": _rounded(run.mean),
-        "std": _rounded(run.std),
-        "files": files,
-    }
+    member: dict[str, Any] = {"name": name, "frontend": run.frontend.to_json(), "temperature": 1.0}
+    if run.patch.planes != "frames":  # raw ones are not normalised
+        member |= {"mean": _rounded(run.mean), "std": _rounded(run.std)}
+    return member | {"files": files}, differences
 
 
 def _net_of(model: Any, patches: np.ndarray, quantized: bool) -> Any:
     """-> the Graph or Int8Net to write; a model trained on its int8 grid (compress.qat) knows its own."""
     if quantized and hasattr(model, "deployed"):
         return model.deployed()
-    if not hasattr(model, "blocks"):  # what graph_of reads
-        raise ValueError(f"{type(model).__name__} has no form of ours: export it with --converters")
+    (inner,) = model.nets if len(getattr(model, "nets", ())) == 1 else (model,)  # of train.strategies
+    if not isinstance(inner, CNN7):
+        name = f"SPSMF of {len(model.nets)} nets" if hasattr(inner, "nets") else type(inner).__name__
+        raise ValueError(f"{name} has no form of ours: export it with --converters")
     net = graph.graph_of(model, patches.shape[1:])
     return int8.quantize(*fit_for_int8(net, patches)) if quantized else net
 
 
 @torch.no_grad()
-def _check_member(name: str, run: Run, net: Any, folder: Path, patches: np.ndarray, quantized: bool) -> None:
-    """Raises ValueError where a file and torch do not say the same."""
-    files = {fmt: (folder / f"{name}.{fmt}").read_bytes() for fmt in WRITERS}
+def _check_member(
+    name: str, run: Run, net: Any, folder: Path, patches: np.ndarray, quantized: bool, formats: Sequence[str]
+) -> dict[str, float]:
+    """Raises ValueError where a file and torch do not say the same -> by how much they differ, what from whom."""
+    files = {fmt: (folder / f"{name}.{fmt}").read_bytes() for fmt in formats}
     logits = run.model(torch.from_numpy(patches)).numpy()
     if not quantized:
-        engines = {
-            "LiteRT": parity.run_tflite(files["tflite"], patches),
-            "onnxruntime": parity.run_onnx(files["onnx"], patches),
-        }
-        parity.compare(logits, engines, FLOAT_BOUND)
-        return
+        run_in = {"tflite": ("LiteRT", parity.run_tflite), "onnx": ("onnxruntime", parity.run_onnx)}
+        engines = {run_in[fmt][0]: _by_patch(run_in[fmt][1](file, patches)) for fmt, file in files.items()}
+        report = parity.compare(logits, engines, FLOAT_BOUND * max(1.0, float(np.abs(logits).max())))
+        return {f"logits, {engine}": row["max_diff"] for engine, row in report.items()}
     parity.check_int8(net, files["tflite"], files["onnx"], patches)
-    exact = torch.softmax(torch.from_numpy(logits), 1)
-    rounded = torch.softmax(torch.from_numpy(parity.run_tflite(files["tflite"], patches)), 1)
-    difference = float((exact - rounded).abs().max(1).values.mean())
-    if not difference <= INT8_BOUND:
+    exact, rounded = (np.exp(fusion.patch_log_p(y)) for y in (logits, parity.run_tflite(files["tflite"], patches)))
+    differences = np.abs(exact - rounded).max(1)
+    if not differences.mean() <= INT8_BOUND:
         raise ValueError(
-            f"{name}: int8 moves probabilities by {difference:.2f} on average, at most {INT8_BOUND} allowed"
+            f"{name}: int8 moves probabilities by {differences.mean():.2f} on average, at most {INT8_BOUND} allowed"
         )
+    return {"probabilities, int8, mean": float(differences.mean()), "probabilities, int8": float(differences.max())}
+
+
+def _by_patch(logits: np.ndarray) -> np.ndarray:
+    """Where a file decides on every frame, what train.strategies makes of it: the log of the mean probability."""
+    return fusion.patch_log_p(logits) if logits.ndim == 3 else logits
 
 
 def _rounded(table: np.ndarray) -> list[list[float]]:
     return [[float(f"{value:.6g}") for value in row] for row in table]
 
 
-def _write_json(folder: Path, runs: list[Run], members: list[dict[str, Any]], quantized: bool) -> None:
-    patches = [{"n_frames": run.patch.n_frames, "stride": run.patch.stride} for run in runs]
-    members = [m if patch == patches[0] else m | {"patch": patch} for m, patch in zip(members, patches)]
+def _write_json(
+    folder: Path, runs: list[Run], written: list[tuple[dict[str, Any], dict[str, float]]], quantized: bool, fuse: str
+) -> None:
+    first, members = runs[0], [member for member, _ in written]
+    for run, member in zip(runs, members):
+        if run.patch != first.patch:
+            member["patch"] = run.patch.to_json()
+    stride_s = max(run.patch.stride * run.frontend.hop_length / run.frontend.sr for run in runs)
     values = {
         "format": FORMAT,
-        "labels": list(runs[0].labels),
-        "sr": runs[0].frontend.sr,
-        "window_s": WINDOW_S,
+        "labels": list(first.labels),
+        "sr": first.frontend.sr,
+        "window_s": max(WINDOW_S, float(math.ceil(stride_s))),
         "hop_s": HOP_S,
-        "fuse": "prod",
-        "patch": patches[0],  # of the members without one of their own
+        "fuse": fuse,
+        "patch": first.patch.to_json(),
         "members": members,
         "provenance": {
             "numbers": "int8" if quantized else "float32",
             "runs": {_name(run): {key: run.meta[key] for key in _FACTS if key in run.meta} for run in runs},
+            "differences_from_torch": {member["name"]: said for member, said in written},
         },
     }
     (folder / "bundle.json").write_text(json.dumps(values, indent=1) + "\n")

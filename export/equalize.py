@@ -53,6 +53,6 @@ def bias_corrected(graph: Graph, ranges, patches: np.ndarray, batch: int = 8) ->
     """The last biases moved by what int8 takes from each logit on average over the patches."""
     net = int8.quantize(graph, ranges)
     exact = np.concatenate([run(graph, patches[i : i + batch]) for i in range(0, len(patches), batch)])
-    lost = (exact - int8.dequantize(net, int8.run(net, patches))).mean(0)
+    lost = (exact - int8.dequantize(net, int8.run(net, patches))).reshape(-1, exact.shape[-1]).mean(0)
     last = dataclasses.replace(graph.ops[-1], bias=graph.ops[-1].bias + lost)
     return Graph(graph.in_shape, (*graph.ops[:-1], last))

@@ -2,7 +2,8 @@
 
 Tensor 0 is the input, tensor k the output of ops[k - 1], the last tensor holds the logits. Shapes leave out the batch:
 (channels, frames, bands). The fully connected layer is a 1x1 convolution behind the global pool, because engines
-round that one alike. Numpy only; `graph_of` reads a torch model through its own methods.
+round that one alike; where a net decides on every frame (SPSMT of P2), the pool spans the bands alone and the convolution
+meets each frame. Numpy only; `graph_of` reads a torch model through its own methods.
 """
 
 from dataclasses import dataclass
@@ -81,8 +82,14 @@ def macs(net) -> int:
 
 
 def run(graph: Graph, x: np.ndarray) -> np.ndarray:
-    """(n, planes, frames, bands) -> (n, n_classes) logits: the float reference."""
-    return activations(graph, x)[-1].reshape(len(x), -1)
+    """(n, planes, frames, bands) -> (n, n_classes) logits, see `logits_of`: the float reference."""
+    return logits_of(activations(graph, x)[-1])
+
+
+def logits_of(last: np.ndarray) -> np.ndarray:
+    """The last tensor (n, n_classes, frames', 1) -> (n, n_classes), or (n, frames', n_classes) where there are several."""
+    rows = np.moveaxis(last[..., 0], 1, 2)
+    return rows[:, 0] if rows.shape[1] == 1 else rows
 
 
 def activations(graph: Graph, x: np.ndarray) -> list[np.ndarray]:
@@ -143,6 +150,9 @@ def window_sums(x: np.ndarray, kernel: tuple[int, int]) -> np.ndarray:
 def graph_of(model, in_shape) -> Graph:
     """A CNN7 in eval mode -> the Graph equal to it up to float rounding. in_shape: (planes, frames, bands).
 
+    Strategies (train.strategies) around one: the graph gives the logits of every frame, for the reader to average as
+    runtime.fusion.patch_log_p does. Raises ValueError for a net in training mode, or one per sub-band (SPSMF).
+
     Order "deploy" folds each BN into the convolution in front of it, the last one into the FC layer. Order "paper"
     cannot fold a shift through zero padding: the BN behind a ReLU, the average pool (it commutes with an affine map)
     and the next block's BN become one affine map whose scale goes into the next convolution and whose shift stays as
@@ -150,13 +160,18 @@ def graph_of(model, in_shape) -> Graph:
     """
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first, the graph is made of its statistics")
-    in_shape = tuple(in_shape)
+    in_shape, by_frame = tuple(in_shape), False
+    if hasattr(model, "nets"):
+        if len(model.nets) > 1:
+            raise ValueError(f"SPSMF: {len(model.nets)} nets in one, a graph holds one: export it with --converters")
+        by_frame, (model,) = model.kwargs["frame_decisions"], model.nets
     ops: list = []
     src, owed = 0, (np.ones(in_shape[0]), np.zeros(in_shape[0]))  # owed: scale, shift of the BN behind `src`
     for block in model.blocks:
         src, owed = _add_block(ops, src, owed, block)
         _, frames, bands = shapes(Graph(in_shape, tuple(ops)))[-1]
-        kernel = {"AvgPool2d": (2, 2), "AdaptiveAvgPool2d": (frames, bands)}.get(type(block.pool).__name__)
+        all_of_it = 1 if by_frame else frames, bands
+        kernel = {"AvgPool2d": (2, 2), "AdaptiveAvgPool2d": all_of_it}.get(type(block.pool).__name__)
         src = _add(ops, Pool(src, kernel)) if kernel else src
     if hasattr(model.tail, "weight"):  # order "deploy": nothing was owed, now the BN behind the global pool is
         owed = _affine(model.tail)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.graph import Concat, Graph, Pool, Shift, Slice, activations, check_patches, convolve, window_sums
+from export.graph import Concat, Graph, Pool, Shift, Slice, activations, check_patches, convolve, logits_of, window_sums
 
 MAX_BIAS = 2**30  # leaves as much again for the products: 9 x 128 channels x 255 x 127 is under 2^26
 N_SAMPLES = 4096  # values of one tensor and patch that the clipping rule looks at
@@ -141,7 +141,9 @@ def quantize_input(net: Int8Net, x: np.ndarray) -> np.ndarray:
 
 
 def run(net: Int8Net, x: np.ndarray, rounding: str = "double") -> np.ndarray:
-    """Patches (n, planes, frames, bands), float or int8 -> (n, n_classes) int8 logits: the integer reference.
+    """Patches (n, planes, frames, bands), float or int8 -> int8 logits, (n, n_classes): the integer reference.
+
+    Of a net that decides on every frame: (n, frames', n_classes).
 
     rounding "double" predicts LiteRT's reference kernels and tflite-micro, "float32" XNNPACK and onnxruntime.
     The logits as floats are `dequantize(net, ...)`.
@@ -169,7 +171,7 @@ def _run_patch(net, patch, requantize):
             acc = _accumulate(tensors[op.src], net.zero_points[op.src], op)
             y = requantize(acc, net.scales[op.src], op.scale, net.scales[number]) + net.zero_points[number]
         tensors.append(np.clip(y, -128, 127).astype(np.int8))
-    return tensors[-1].reshape(1, -1)
+    return logits_of(tensors[-1])
 
 
 def _accumulate(x, zero_point, op):

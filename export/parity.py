@@ -1,4 +1,7 @@
-"""Does every form of a net say the same? Runs files in their engines and holds the logits against a reference."""
+"""Does every form of a net say the same? Runs files in their engines and holds the logits against a reference.
+
+Logits are (n, n_classes), or (n, frames', n_classes) of a net that decides on every frame: runtime.engine's.
+"""
 
 import importlib
 import importlib.util
@@ -7,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from export import int8
+from runtime.engine import decisions
 
 LITERT, TENSORFLOW = "ai_edge_litert.interpreter", "tensorflow.lite.python.interpreter"
 MICRO_ARENA_BYTES = 8 << 20  # more than any of our nets needs
@@ -14,12 +18,13 @@ ENGINE_STEPS = 2.25  # of the logits' int8 grid
 
 
 def run_onnx(data: bytes, patches: np.ndarray) -> np.ndarray:
-    """A .onnx file's bytes, patches (n, planes, frames, bands) -> (n, n_classes) float32 logits, by onnxruntime."""
+    """A .onnx file's bytes, patches (n, planes, frames, bands) -> float32 logits as an engine's, by onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return np.stack([session.run(None, {name: patch[None]})[0].ravel() for patch in np.asarray(patches, np.float32)])
+    outputs = [session.run(None, {name: patch[None]})[0] for patch in np.asarray(patches, np.float32)]
+    return np.stack([decisions(np.moveaxis(output, 1, -1)) for output in outputs])
 
 
 def has_tensorflow() -> bool:
@@ -28,7 +33,7 @@ def has_tensorflow() -> bool:
 
 
 def run_tflite(data: bytes, patches: np.ndarray, reference: bool = False, package: str = LITERT) -> np.ndarray:
-    """A .tflite file's bytes, patches -> (n, n_classes) float32 logits, by XNNPACK or the reference kernels.
+    """A .tflite file's bytes, patches -> float32 logits as an engine's, by XNNPACK or the reference kernels.
 
     package: LITERT or TENSORFLOW.
     """
@@ -42,7 +47,7 @@ def run_tflite(data: bytes, patches: np.ndarray, reference: bool = False, packag
         x = patch.transpose(1, 2, 0)[None]  # planes last
         interpreter.set_tensor(entry["index"], _to_grid(x, entry) if entry["dtype"] == np.int8 else x)
         interpreter.invoke()
-        logits.append(_from_grid(interpreter.get_tensor(exit_["index"]).ravel(), exit_))
+        logits.append(decisions(_from_grid(interpreter.get_tensor(exit_["index"]), exit_)))
     return np.stack(logits)
 
 
@@ -58,14 +63,14 @@ def micro_interpreter(data: bytes) -> Any:
 
 
 def run_micro(data: bytes, patches: np.ndarray) -> np.ndarray:
-    """An int8 .tflite file's bytes, patches -> (n, n_classes) float32 logits, by tflite-micro's reference kernels."""
+    """An int8 .tflite file's bytes, patches -> float32 logits as an engine's, by tflite-micro's reference kernels."""
     interpreter = micro_interpreter(data)
     entry, exit_ = (_micro_grid(d) for d in (interpreter.get_input_details(0), interpreter.get_output_details(0)))
     logits = []
     for patch in np.asarray(patches, np.float32):
         interpreter.set_input(_to_grid(patch.transpose(1, 2, 0)[None], entry), 0)
         interpreter.invoke()
-        logits.append(_from_grid(interpreter.get_output(0).ravel(), exit_))
+        logits.append(decisions(_from_grid(interpreter.get_output(0), exit_)))
     return np.stack(logits)
 
 
@@ -85,9 +90,9 @@ def _from_grid(y, details):
 
 
 def compare(reference: np.ndarray, others: dict[str, np.ndarray], bound: float) -> dict[str, dict[str, float]]:
-    """Logits (n, n_classes) of a reference and, by name, of others -> {name: {max_diff, agreement}}.
+    """Logits (n, ..., n_classes) of a reference and, by name, of others -> {name: {max_diff, agreement}}.
 
-    max_diff: the largest absolute difference of a logit; agreement: the share of patches with the same largest one.
+    max_diff: the largest absolute difference of a logit; agreement: the share of decisions with the same largest one.
     A max_diff above `bound` is a ValueError that says whose and how much.
     """
     report = {}
@@ -97,7 +102,7 @@ def compare(reference: np.ndarray, others: dict[str, np.ndarray], bound: float) 
         max_diff = float(np.abs(logits - reference).max())
         if not max_diff <= bound:  # NaN fails too
             raise ValueError(f"{name}: logits differ from the reference by {max_diff:.3g}, the bound is {bound:.3g}")
-        agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
+        agreement = float((logits.argmax(-1) == reference.argmax(-1)).mean())
         report[name] = {"max_diff": max_diff, "agreement": agreement}
     return report
 

@@ -69,20 +69,24 @@ def unheard(bundle: Bundle, dataset: Dataset, runs: Path | None) -> list[Trace]:
 def _check_alike(bundle: Bundle, other: Bundle, fold: int) -> None:
     if held_out(other) != fold:
         raise ValueError(f"{other.folder} held out fold {held_out(other)}, not {fold}: it knows what would judge it")
-    shapes = [[(m.name, m.frontend, m.n_frames, m.stride) for m in b.members] for b in (bundle, other)]
+    shapes = [[(m.name, m.frontend, m.patch) for m in b.members] for b in (bundle, other)]
     if shapes[0] != shapes[1] or other.labels != bundle.labels or other.fuse != bundle.fuse:
         raise ValueError(f"{other.folder} differs from {bundle.folder} in labels, front ends or fusion: fit them alike")
 
 
-def levels_of(bundle: Bundle, clips: Sequence[Clip], cache: Path = CACHE) -> Levels:
-    """The range of levels of the clips in the bands of the bundle's first member."""
-    member = bundle.members[0]
+def levels_of(bundle: Bundle, clips: Sequence[Clip], cache: Path = CACHE) -> Levels | None:
+    """The range of levels of the clips in the bands of the bundle's first member that hears them; None: none does."""
+    member = next((member for member in bundle.members if member.hears_level), None)
+    if member is None:
+        return None
     loud_db = [clip_level(static) for static in features(clips, member.frontend, cache)]
     low, mid, high = (tuple(row.round(2).tolist()) for row in np.percentile(loud_db, PERCENTILES, axis=0))
     return Levels(member.name, low, mid, high)
 
 
-def store(bundle: Bundle, temperatures: Sequence[float], rules: Rules, levels: Levels, figures: dict[str, Any]) -> None:
+def store(
+    bundle: Bundle, temperatures: Sequence[float], rules: Rules, levels: Levels | None, figures: dict[str, Any]
+) -> None:
     """Write what was learned into the bundle's folder, all of it or nothing; its model files stay as they are."""
     folder = bundle.folder.resolve()
     with np.load(folder / "golden.npz", allow_pickle=False) as golden:
@@ -93,7 +97,7 @@ def store(bundle: Bundle, temperatures: Sequence[float], rules: Rules, levels: L
         values = json.loads((partial / "bundle.json").read_text())
         for member, temperature in zip(values["members"], temperatures):
             member["temperature"] = temperature
-        values |= {"rules": rules.to_json(), "levels": levels.to_json()}
+        values |= {"rules": rules.to_json()} | ({"levels": levels.to_json()} if levels else {})
         values["provenance"]["rules"] = figures
         (partial / "bundle.json").write_text(json.dumps(values, indent=1) + "\n")
         finish(partial, folder, samples)

@@ -97,9 +97,8 @@ class _Model:
         self.nodes[-1].output[0] = "logits"
 
     def bytes(self) -> bytes:
-        _, n_classes = ends = (self.net.in_shape, self.shapes[-1][0])
-        patch = helper.make_tensor_value_info("patch", TensorProto.FLOAT, [1, *ends[0]])
-        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, n_classes, 1, 1])
+        patch = helper.make_tensor_value_info("patch", TensorProto.FLOAT, [1, *self.net.in_shape])
+        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, *self.shapes[-1]])
         graph = helper.make_graph(self.nodes, "g", [patch], [logits], list(self.initializers.values()))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         onnx.checker.check_model(model)
@@ -111,7 +110,10 @@ def _uint8(int8):
 
 
 def onnx_bytes(net) -> bytes:
-    """A Graph (float32) or an Int8Net -> a .onnx file: (1, planes, frames, bands) -> (1, n_classes, 1, 1)."""
+    """A Graph (float32) or an Int8Net -> a .onnx file: (1, planes, frames, bands) -> (1, n_classes, 1, 1).
+
+    Of a net that decides on every frame: (1, n_classes, frames', 1).
+    """
     model = _Model(net)
     model.write()
     return model.bytes()

@@ -212,8 +212,9 @@ class _Model:
 def tflite_bytes(net) -> bytes:
     """A Graph (float32) or an Int8Net (int8 input and output) -> a .tflite file.
 
-    Input (1, frames, bands, planes), output (1, 1, 1, n_classes): the fully connected layer is a 1x1 CONV_2D. The
-    grids of the int8 input and output are in the file's quantization tables.
+    Input (1, frames, bands, planes), output (1, 1, 1, n_classes), or (1, frames', 1, n_classes) of a net that decides on
+    every frame: the fully connected layer is a 1x1 CONV_2D. The grids of the int8 input and output are in the file's
+    quantization tables.
     """
     model = _Model(net)
     model.write()

@@ -10,9 +10,8 @@ import numpy as np
 from runtime import fusion
 from runtime.bundle import Bundle, Member
 from runtime.decide import Decision
-from runtime.frontend import spectrograms
+from runtime.patches import looped
 from train.data import Clip, load_wave
-from train.features import looped
 from train.soundscape import RoomNoise, faded, sounding
 
 ROOM_KINDS, ROOM_DB = ("pink", "brown", "hum"), (-80.0, -65.0, -50.0, -35.0)  # RMS, dB of full scale
@@ -67,8 +66,8 @@ def _heard(bundle: Bundle, clips: Sequence[Clip], parts: Sequence[int], rng: np.
         onset = round(before * sr)
         scene[onset : onset + len(sound)] += sound
         span_s = onset / sr, (onset + len(sound)) / sr
-        statics = spectrograms(wave, [member.frontend for member in bundle.members])
-        clip_log_p = [_log_p(m, looped(static, m.n_static)) for m, static in zip(bundle.members, statics)]
+        statics = zip(bundle.members, bundle.statics(wave))
+        clip_log_p = [_log_p(member, looped(static, member.patch.n_static)) for member, static in statics]
         yield Trace(clip.label, part, len(scene) / sr, *span_s, *_patches(bundle, scene), clip_log_p)
     names = sorted(set(parts))
     for i, kind in enumerate(ROOM_KINDS):
@@ -79,8 +78,7 @@ def _heard(bundle: Bundle, clips: Sequence[Clip], parts: Sequence[int], rng: np.
 
 def _patches(bundle: Bundle, wave: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """-> per member the seconds at which its patches were complete, and (patches, classes) log probabilities."""
-    statics = spectrograms(wave, [member.frontend for member in bundle.members])
-    log_p = [_log_p(member, static) for member, static in zip(bundle.members, statics)]
+    log_p = [_log_p(member, static) for member, static in zip(bundle.members, bundle.statics(wave))]
     return [m.patch_end(np.arange(len(p))) / bundle.sr for m, p in zip(bundle.members, log_p)], log_p
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from runtime import audio, command, engine, files, fusion
-from runtime.frontend import DELTA_FRAMES, Frontend, FrontendStream, deltas, patches, spectrogram
+from runtime.frontend import Frontend, FrontendStream, spectrograms
 from runtime.level import Levels
+from runtime.patches import PatchShape, looped
 from runtime.rules import Rules
+from runtime.stack import frontend_from_json
 
 FORMAT = 1
 BUNDLES = Path(__file__).parent / "bundles"
@@ -39,40 +41,42 @@ class BundleError(ValueError):
 
 
 class Member:
-    """One net of a bundle and the front end that feeds it."""
+    """One net of a bundle, the front end or stack of them that feeds it, and the patches that it wants."""
 
-    def __init__(self, folder: Path, values: Mapping[str, Any], patch: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path, values: Mapping[str, Any], patch: Mapping[str, Any]) -> None:
         self.folder, self.name = folder, str(values["name"])
-        self.frontend = Frontend.from_json(values["frontend"])
-        self.n_frames, self.stride = _whole(patch, "n_frames", 4096), _whole(patch, "stride", 4096)
+        self.frontend = frontend_from_json(values["frontend"])
+        self.patch = _patch_shape(values.get("patch", patch))
+        if (self.patch.planes == "frames") != (self.frontend.kind == "frames"):
+            raise ValueError(f"member {self.name}: {self.patch.planes} planes of a front end of {self.frontend.kind}")
+        self.in_shape = self.patch.in_shape(self.frontend.n_bands)  # (planes, n_frames, bands)
         self.temperature = _positive(values.get("temperature", 1.0), "temperature")
-        self.mean = _plane_table(values["mean"], self.frontend.n_bands)
-        self.std = np.maximum(_plane_table(values["std"], self.frontend.n_bands), np.float32(1e-6))
+        n_planes, _, n_bands = self.in_shape
+        raw = self.patch.planes == "frames"  # their net normalises by itself, and the bundle holds no tables for it
+        self.mean = np.zeros((1, n_bands), np.float32) if raw else _table(values["mean"], n_planes, n_bands)
+        std = np.ones((1, n_bands), np.float32) if raw else _table(values["std"], n_planes, n_bands)
+        self.std = np.maximum(std, np.float32(1e-6))
         self.files = _files(values["files"])
         self._model: engine.Model | None = None
 
     @property
-    def n_static(self) -> int:
-        """Static frames that one patch needs."""
-        return self.n_frames + DELTA_FRAMES
-
-    @property
-    def min_samples(self) -> int:
-        """The shortest recording that holds a patch; predict() loops a shorter one."""
-        return (self.n_static - 1) * self.frontend.hop_length
+    def hears_level(self) -> bool:
+        """Whether it is fed one spectrogram in dB, whose bands runtime.level can watch."""
+        frontends = self.frontend.frontends
+        return len(frontends) == 1 and frontends[0].is_level
 
     @cached_property
     def lookahead(self) -> int:
         """Samples behind a frame's centre that it depends on."""
-        return FrontendStream(self.frontend).lookahead
+        return max(FrontendStream(frontend).lookahead for frontend in self.frontend.frontends)
 
     @property
     def stride_samples(self) -> int:
-        return self.stride * self.frontend.hop_length
+        return self.patch.stride * self.frontend.hop_length
 
     def patch_end(self, index: int | np.ndarray) -> Any:
         """Samples that must have been heard before patch `index` is complete, look-ahead of its last frame included."""
-        last_frame = index * self.stride + self.n_static - 1
+        last_frame = index * self.patch.stride + self.patch.n_static - 1
         return last_frame * self.frontend.hop_length + self.lookahead + 1
 
     def path(self, fmt: str) -> Path:
@@ -96,14 +100,13 @@ class Member:
         self._model = engine.open_model(self.path(fmt), threads)
 
     def patches(self, static: np.ndarray) -> np.ndarray:
-        """(bands, frames) static, in dB -> (n, planes, n_frames, bands) patches, normalised as in training."""
-        cut = patches(deltas(static), self.n_frames, self.stride)
-        return (cut - self.mean[:, None]) / self.std[:, None]
+        """(bands, frames) static -> (n, planes, n_frames, bands) patches, normalised as in training; perhaps none."""
+        return (self.patch.whole(static) - self.mean[:, None]) / self.std[:, None]
 
     def log_p(self, normalised: np.ndarray) -> np.ndarray:
         """(n, planes, n_frames, bands) -> (n, classes) log probabilities."""
         assert self._model is not None, "Bundle.load opens the members"
-        return fusion.log_softmax(self._model(normalised), self.temperature)
+        return fusion.patch_log_p(self._model(normalised), self.temperature)
 
 
 @dataclasses.dataclass
@@ -120,11 +123,11 @@ class Bundle:
     provenance: dict[str, Any]
     rules: Rules
     levels: Levels | None  # None: nobody has learned them
-    format: str  # of the model files in use: "tflite" or "onnx"
+    format: str = ""  # of the model files in use: "tflite" or "onnx"
 
     @classmethod
     def load(cls, path: str | Path = DEFAULT, fmt: str | None = None, threads: int = 1) -> "Bundle":
-        """Read, check and open a bundle; fmt None takes the format that an installed engine runs.
+        """Read, check and open a bundle; fmt None takes a format that it holds and an installed engine runs.
 
         Raises BundleError for anything that is not a whole, unchanged bundle, ImportError without an engine.
         """
@@ -132,18 +135,18 @@ class Bundle:
         values = _read_json(folder / "bundle.json")
         if values.get("format") != FORMAT:
             raise BundleError(f"{folder}: format {values.get('format')!r}, this reads {FORMAT}: update or export again")
-        fmt = engine.choose(fmt)
         try:
-            bundle = cls._from_json(folder, values, fmt)
+            bundle = cls._from_json(folder, values)
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise BundleError(f"{folder}/bundle.json is damaged: {_said(error)}") from error
+        bundle.format = engine.choose(fmt, bundle.formats)
         for member in bundle.members:
-            member.open(fmt, threads)
+            member.open(bundle.format, threads)
             _check_classes(member, len(bundle.labels))
         return bundle
 
     @classmethod
-    def _from_json(cls, folder: Path, values: dict[str, Any], fmt: str) -> "Bundle":
+    def _from_json(cls, folder: Path, values: dict[str, Any]) -> "Bundle":
         labels = values["labels"]
         named = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
         if not named or len(set(labels)) != len(labels):
@@ -162,21 +165,44 @@ class Bundle:
         window_s, hop_s = (_positive(values[key], key) for key in ("window_s", "hop_s"))
         sr = members[0].frontend.sr  # equal, and an int
         rules = Rules.from_json(values["rules"], labels) if "rules" in values else Rules.default(labels)
-        bands = {member.name: member.frontend.n_bands for member in members}
+        bands = {m.name: m.frontend.n_bands for m in members if m.hears_level}
         levels = Levels.from_json(values["levels"], bands) if "levels" in values else None
         provenance = values["provenance"]
-        return cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, provenance, rules, levels, fmt)
+        bundle = cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, provenance, rules, levels)
+        if not bundle.formats:
+            raise ValueError("its members have files in no common format")
+        return bundle
 
     def fused(self, member_log_p: list[np.ndarray]) -> np.ndarray:
         """One (classes,) log probability per member -> (classes,) fused."""
         return fusion.FUSIONS[self.fuse](np.stack(member_log_p))
 
+    @property
+    def formats(self) -> list[str]:
+        """In which every member has a file."""
+        return [fmt for fmt in engine.FORMATS if all(fmt in member.files for member in self.members)]
+
+    @property
+    def frontends(self) -> list[Frontend]:
+        """Of all members, one after the other: what runtime.frontend shall compute."""
+        return [frontend for member in self.members for frontend in member.frontend.frontends]
+
+    def by_member(self, each: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """What was computed for each of `frontends`, a list of them per member."""
+        rest = iter(each)
+        return [[next(rest) for _ in member.frontend.frontends] for member in self.members]
+
+    def statics(self, wave: np.ndarray) -> list[np.ndarray]:
+        """(samples,) mono at self.sr -> per member (bands, frames), those of a stack above each other."""
+        return [np.concatenate(parts) for parts in self.by_member(spectrograms(wave, self.frontends))]
+
     def member_log_p(self, wave: np.ndarray) -> list[np.ndarray]:
-        """(samples,) mono at self.sr -> per member (classes,): log of the mean probability over the clip's patches."""
-        longest = max(member.min_samples for member in self.members)
-        if len(wave) < longest:
-            wave = np.tile(wave, -(-longest // len(wave)))[:longest]  # looped, never padded with silence
-        return [fusion.mean(m.log_p(m.patches(spectrogram(wave, m.frontend)))) for m in self.members]
+        """(samples,) mono at self.sr -> per member (classes,): log of the mean probability over the clip's patches.
+
+        A clip shorter than a patch is looped, frame by frame as in training, never padded with silence.
+        """
+        statics = zip(self.members, self.statics(wave))
+        return [fusion.mean(m.log_p(m.patches(looped(static, m.patch.n_static)))) for m, static in statics]
 
     def predict(self, wave: np.ndarray, sr: int) -> np.ndarray:
         """A whole clip, (samples,) or (samples, channels) at `sr` Hz -> (classes,) probabilities.
@@ -207,11 +233,11 @@ class Bundle:
 
 def golden_window(bundle: Bundle, samples: np.ndarray) -> dict[str, np.ndarray]:
     """What golden.npz holds: the samples, each member's spectrogram and probabilities, the fused ones."""
-    log_p = bundle.member_log_p(samples)
+    log_p, statics = bundle.member_log_p(samples), bundle.statics(samples)
     arrays = {"samples": samples.astype(np.float32), "p": np.exp(bundle.fused(log_p))}
-    for member, p in zip(bundle.members, log_p):
+    for member, p, static in zip(bundle.members, log_p, statics):
         arrays[f"p_{member.name}"] = np.exp(p)
-        arrays[f"spectrogram_{member.name}"] = spectrogram(samples, member.frontend).astype(np.float16)
+        arrays[f"spectrogram_{member.name}"] = static.astype(np.float16)
     return arrays
 
 
@@ -256,7 +282,7 @@ def _read_golden(path: Path, labels: tuple[str, ...], names: list[str]) -> dict[
 
 
 def _check_classes(member: Member, n_classes: int) -> None:
-    blank = np.zeros((1, 3, member.n_frames, member.frontend.n_bands), np.float32)
+    blank = np.zeros((1, *member.in_shape), np.float32)
     try:
         n = member.log_p(blank).shape[1]
     except ValueError as error:
@@ -277,10 +303,15 @@ def _files(values: Any) -> dict[str, dict[str, Any]]:
     return values
 
 
-def _plane_table(values: Any, n_bands: int) -> np.ndarray:
+def _patch_shape(values: Mapping[str, Any]) -> PatchShape:
+    n_frames, stride = _whole(values, "n_frames", 4096), _whole(values, "stride", 4096)
+    return PatchShape(n_frames, stride, values.get("planes", PatchShape.planes))
+
+
+def _table(values: Any, n_planes: int, n_bands: int) -> np.ndarray:
     table = np.asarray(values, np.float64)
-    if table.shape != (3, n_bands) or not (np.abs(table) < 1e6).all():  # NaN fails too
-        raise ValueError(f"mean or std is not 3 x {n_bands} numbers within a million")
+    if table.shape != (n_planes, n_bands) or not (np.abs(table) < 1e6).all():  # NaN fails too
+        raise ValueError(f"mean or std is not {n_planes} x {n_bands} numbers within a million")
     return table.astype(np.float32)
 
 
@@ -297,6 +328,26 @@ def _whole(values: Mapping[str, Any], name: str, most: int) -> int:
     return value
 
 
+def _described(bundle: Bundle) -> str:
+    """What a bundle is, and the rules for each class, as lines."""
+    names = ", ".join(f"{m.name} ({_heard(m)}, {m.files[bundle.format]['bytes']} bytes)" for m in bundle.members)
+    lines = [
+        f"{bundle.folder}: {names}; {bundle.fuse} of {len(bundle.labels)} classes; {bundle.sr} Hz, "
+        f"window {bundle.window_s:g} s, hop {bundle.hop_s:g} s"
+    ]
+    for label in bundle.labels:
+        known = label in bundle.rules.on
+        on_off = f"on at {bundle.rules.on[label]:.3f}, off below {bundle.rules.off[label]:.3f}" if known else ""
+        lines.append(f"  {label:<20} {on_off or 'never reported'}")
+    spans = ("smooth_s", "min_s", "cooldown_s")
+    return "\n".join([*lines, "  " + ", ".join(f"{name} {getattr(bundle.rules, name):g}" for name in spans)])
+
+
+def _heard(member: Member) -> str:
+    kinds = "+".join(frontend.kind for frontend in member.frontend.frontends)
+    return kinds if member.patch.planes in ("deltas", "frames") else f"{kinds} {member.patch.planes}"
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.bundle", description="What a bundle is and whether it is whole."
@@ -306,27 +357,13 @@ def main(argv: list[str] | None = None) -> int:
         "--check", action="store_true", help="run the golden window again in every format that can run here"
     )
     args = parser.parse_args(argv)
-    for fmt in engine.available() if args.check else [None]:
+    bundle = Bundle.load(args.bundle)
+    if not args.check:
+        print(_described(bundle))
+        return 0
+    for fmt in (fmt for fmt in engine.available() if fmt in bundle.formats):
         bundle = Bundle.load(args.bundle, fmt)
-        if args.check:
-            print(f"{bundle.folder} {fmt}: golden window within {bundle.check():.1e}, at most {CHECK_BOUND} allowed")
-        else:
-            names = ", ".join(
-                f"{m.name} ({m.frontend.kind}, {m.files[bundle.format]['bytes']} bytes)" for m in bundle.members
-            )
-            print(
-                f"{bundle.folder}: {names}; {bundle.fuse} of {len(bundle.labels)} classes; {bundle.sr} Hz, "
-                f"window {bundle.window_s:g} s, hop {bundle.hop_s:g} s"
-            )
-            for label in bundle.labels:
-                known = label in bundle.rules.on
-                print(
-                    f"  {label:<20} on at {bundle.rules.on[label]:.3f}, off below {bundle.rules.off[label]:.3f}"
-                    if known
-                    else f"  {label:<20} never reported"
-                )
-            spans = ("smooth_s", "min_s", "cooldown_s")
-            print("  " + ", ".join(f"{name} {getattr(bundle.rules, name):g}" for name in spans))
+        print(f"{bundle.folder} {fmt}: golden window within {bundle.check():.1e}, at most {CHECK_BOUND} allowed")
     return 0
 
 

@@ -5,20 +5,21 @@
         for decision in live.feed(block):
             print(decision.label, decision.p)
 
-A patch is a net's input: 128 frames on an absolute grid. The decision at time t fuses the patches that were complete in
-the window (t - window, t]: a patch may reach back before the window, never past t. Until the first one is complete there
-is no decision.
+A patch is a net's input: 128 frames, or as many as it was trained on, on an absolute grid. The decision at time t fuses
+the patches that were complete in the window (t - window, t]: a patch may reach back before the window, never past t.
+Until the first one is complete there is no decision.
 """
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
 
 from runtime import audio, fusion
 from runtime.bundle import Bundle, Member
-from runtime.frontend import SharedStream, spectrograms
+from runtime.frontend import SharedStream
 from runtime.level import LevelWatch
 
 MIN_WINDOW_S, MAX_WINDOW_S = 1.0, 10.0
@@ -55,14 +56,15 @@ class Decision:
 class Stream:
     """Samples in, one fused decision every hop_s seconds out. Times count from the first sample fed.
 
-    window_s 1..10 and at least a member's stride between patches; both default to the bundle's own. Raises ValueError.
+    window_s 1..10 and at least a member's stride between patches, which may be longer; both default to the bundle's own.
+    Raises ValueError.
     """
 
     def __init__(self, bundle: Bundle, window_s: float | None = None, hop_s: float | None = None) -> None:
         self.bundle = bundle
         self.window, self.hop = _window_samples(bundle, window_s, hop_s)
         self.n_bad = 0  # NaN and infinite samples, replaced by silence
-        self._frontends = SharedStream([member.frontend for member in bundle.members])
+        self._frontends = SharedStream(bundle.frontends)
         self._members = [_MemberPatches(member) for member in bundle.members]
         self.levels = _level_watch(bundle)
         self.reset()
@@ -124,10 +126,10 @@ class Stream:
         if self._n_waiting:
             frames = self._frontends.feed(np.concatenate(self._waiting))
             self._waiting, self._n_waiting = [], 0
-            for member, static in zip(self._members, frames):
-                member.feed(static)
+            for member, new in zip(self._members, self.bundle.by_member(frames)):
+                member.feed(new)
                 if self.levels and member.name == self.levels.levels.member:
-                    self.levels.feed(static)
+                    self.levels.feed(new[0])
 
     def _decide(self, end: int) -> list[Decision]:
         self._work()
@@ -148,17 +150,23 @@ class _MemberPatches:
     def begin(self, at: int) -> None:
         """The next frame is the first after sample `at`."""
         self._at, self._n_patches = at, 0
-        self._static = np.zeros((self._member.frontend.n_bands, 0), np.float32)  # from the next patch's first frame on
+        # Of each front end, from the next patch's first frame on; one that looks further ahead lags behind the others.
+        self._static = [np.zeros((f.n_bands, 0), np.float32) for f in self._member.frontend.frontends]
+        self._skip = [0] * len(self._static)  # frames still to come in front of the next patch's first
 
-    def feed(self, static: np.ndarray) -> None:
-        """(bands, new frames)"""
-        member = self._member
-        self._static = np.concatenate([self._static, static], axis=1)
-        while self._static.shape[1] >= member.n_static:
-            patch = member.patches(self._static[:, : member.n_static])
+    def feed(self, new: list[np.ndarray]) -> None:
+        """Of each front end (bands, new frames)."""
+        member, n_static, stride = self._member, self._member.patch.n_static, self._member.patch.stride
+        for i, frames in enumerate(new):
+            skipped = min(self._skip[i], frames.shape[1])
+            self._skip[i] -= skipped
+            self._static[i] = np.concatenate([self._static[i], frames[:, skipped:]], axis=1)
+        while min(static.shape[1] for static in self._static) >= n_static:
+            patch = member.patches(np.concatenate([static[:, :n_static] for static in self._static]))
             self.ends.append(self._at + member.patch_end(self._n_patches))
             self.log_p.append(member.log_p(patch)[0])
-            self._static = self._static[:, member.stride :]
+            self._skip = [max(0, stride - static.shape[1]) for static in self._static]
+            self._static = [static[:, stride:] for static in self._static]
             self._n_patches += 1
 
     def window(self, start: int, end: int) -> np.ndarray:
@@ -172,7 +180,7 @@ def _level_watch(bundle: Bundle) -> LevelWatch | None:
     """None for a bundle that does not say on which levels it was trained."""
     if not bundle.levels:
         return None
-    frontend = next(member.frontend for member in bundle.members if member.name == bundle.levels.member)
+    (frontend,) = next(m.frontend.frontends for m in bundle.members if m.name == bundle.levels.member)
     return LevelWatch(bundle.levels, frontend)
 
 
@@ -183,8 +191,9 @@ def offline(
     window, hop = _window_samples(bundle, window_s, hop_s)
     wave, _ = audio.sanitize(wave)
     members = []
-    for member, static in zip(bundle.members, spectrograms(wave, [member.frontend for member in bundle.members])):
-        log_p = member.log_p(member.patches(static))
+    for member, static in zip(bundle.members, bundle.statics(wave)):
+        cut = member.patches(static)
+        log_p = member.log_p(cut) if len(cut) else np.zeros((0, len(bundle.labels)))
         members.append((member.patch_end(np.arange(len(log_p))), log_p))
     loud = np.flatnonzero(np.abs(wave) > SILENCE)
     decisions = []
@@ -220,8 +229,9 @@ def _window_samples(bundle: Bundle, window_s: float | None, hop_s: float | None)
     hop_s = bundle.hop_s if hop_s is None else hop_s
     stride_s = max(member.stride_samples for member in bundle.members) / bundle.sr
     lowest = max(MIN_WINDOW_S, stride_s)
-    if not lowest <= window_s <= MAX_WINDOW_S:
-        raise ValueError(f"window {window_s} s: this bundle takes {lowest:.2f} to {MAX_WINDOW_S:.0f} s")
+    highest = max(MAX_WINDOW_S, math.ceil(stride_s))
+    if not lowest <= window_s <= highest:
+        raise ValueError(f"window {window_s} s: this bundle takes {lowest:.2f} to {highest:.0f} s")
     if not 0.02 <= hop_s <= 60:
         raise ValueError(f"hop {hop_s} s: choose 0.02 to 60 s")
     return round(window_s * bundle.sr), round(hop_s * bundle.sr)

@@ -4,7 +4,7 @@ ai-edge-litert runs .tflite (tflite-runtime 2.14 where there is nothing newer, a
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 Model = Callable[[np.ndarray], np.ndarray]
 MAX_THREADS = 256
 _PACKAGES = {"tflite": ("ai_edge_litert", "tflite_runtime"), "onnx": ("onnxruntime",)}
+FORMATS = tuple(_PACKAGES)
 
 
 def available() -> list[str]:
@@ -20,14 +21,16 @@ def available() -> list[str]:
     return [fmt for fmt, names in _PACKAGES.items() if any(importlib.util.find_spec(name) for name in names)]
 
 
-def choose(wanted: str | None = None) -> str:
-    """-> "tflite" or "onnx": the wanted format, or the first that can run here. Raises ImportError with the remedy."""
-    formats = available()
+def choose(wanted: str | None = None, held: Sequence[str] = FORMATS) -> str:
+    """-> "tflite" or "onnx": the wanted format, or the first of `held` that can run here. Raises ImportError with the
+    remedy.
+    """
+    formats = available() if wanted else [fmt for fmt in available() if fmt in held]
     if wanted is None and formats:
         return formats[0]
     if wanted not in formats:
         raise ImportError(
-            f"no engine for {wanted or 'tflite or onnx'} files is installed: pip install 'tinyear[runtime]' "
+            f"no engine for {wanted or ' or '.join(held)} files is installed: pip install 'tinyear[runtime]' "
             "(ai-edge-litert) or 'tinyear[runtime-onnx]' (onnxruntime)"
         )
     return wanted
@@ -35,6 +38,8 @@ def choose(wanted: str | None = None) -> str:
 
 def open_model(path: str | Path, threads: int = 1) -> Model:
     """-> a callable: (n, planes, frames, bands) float32 patches -> (n, classes) float32 logits, patch by patch.
+
+    Of a net that decides on every frame (SPSMT of P2), whose file has an output with frames: (n, frames', classes).
 
     Raises ValueError for another suffix, ImportError with the remedy where the engine is missing. Verify a file from
     elsewhere before you open it here (Bundle.load does, by sha256): engines trust what they read.
@@ -78,7 +83,13 @@ class _TfliteModel:
         x = np.ascontiguousarray(patch.transpose(1, 2, 0)[None], np.float32)  # (1, frames, bands, planes)
         self._interpreter.set_tensor(self._input["index"], _quantize(x, self._input))
         self._interpreter.invoke()
-        return _dequantize(self._interpreter.get_tensor(self._output["index"]), self._output).reshape(-1)
+        return decisions(_dequantize(self._interpreter.get_tensor(self._output["index"]), self._output))
+
+
+def decisions(logits: np.ndarray) -> np.ndarray:
+    """What a file says of one patch, (1, ..., classes) -> (classes,), or (frames', classes) where it decides on frames."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    return rows[0] if len(rows) == 1 else rows
 
 
 def _quantize(x: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
@@ -119,4 +130,6 @@ class _OnnxModel:
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         _check_shape(patches, list(self._input.shape[1:]))
         rows = [self._session.run(None, {self._input.name: patch[None].astype(np.float32)})[0] for patch in patches]
-        return np.stack([row.reshape(-1) for row in rows])
+        return np.stack(
+            [decisions(np.moveaxis(row, 1, -1)) for row in rows]
+        )  # (1, classes) or (1, classes, frames', 1)

@@ -20,7 +20,6 @@ from runtime.spectrum import SpectrumPlan, rfft32
 from runtime.tape import BLOCK, Tape
 
 KINDS = ("mel", "gammatone", "cqt", "stft", "mfcc", "frames")
-DELTA_FRAMES = 8  # two valid 5-tap deltas take four frames from either end
 PIECE = 1 << 18  # samples that `spectrograms` feeds at once: memory does not grow with the recording
 
 
@@ -69,9 +68,9 @@ class Frontend:
         self._check_n_bands()
         if self.kind in ("gammatone", "cqt") and self.fmin <= 0:
             raise ValueError(f"fmin {self.fmin} Hz: a {self.kind} needs a positive one")
-        highest_hz = self.centers_hz[-1] if self.kind in ("mel", "gammatone", "cqt") else 0.0
+        highest_hz = max(self.top_hz, self.highest_hz)
         if not self.fmin < self.top_hz <= self.sr / 2 or highest_hz > self.sr / 2:
-            raise ValueError(f"bands from {self.fmin} to {max(self.top_hz, highest_hz):.0f} Hz do not fit sr {self.sr}")
+            raise ValueError(f"bands from {self.fmin} to {highest_hz:.0f} Hz do not fit sr {self.sr}")
 
     def _check_n_bands(self) -> None:
         n, half = self.n_bands, self.n_fft // 2
@@ -85,8 +84,23 @@ class Frontend:
             raise ValueError(f"n_bands {n} is not a number from 2 to {MAX_BANDS}")
 
     @property
+    def frontends(self) -> tuple["Frontend", ...]:
+        """Itself: a runtime.stack.Stack has several."""
+        return (self,)
+
+    @property
     def top_hz(self) -> float:
         return self.sr / 2 if self.fmax is None else self.fmax
+
+    @property
+    def is_level(self) -> bool:
+        """Whether its numbers are levels in dB, band by band: not a cepstrum's, not samples, not powers."""
+        return self.log and self.kind not in ("mfcc", "frames")
+
+    @property
+    def highest_hz(self) -> float:
+        """What it hears up to: its highest centre, or top_hz where its rows are not frequencies."""
+        return self.top_hz if self.kind in ("mfcc", "frames") else float(self.centers_hz[-1])
 
     @property
     def centers_hz(self) -> np.ndarray:
@@ -178,42 +192,6 @@ def spectrograms(wave: np.ndarray, frontends: Sequence[Frontend]) -> list[np.nda
     pieces = [stream.feed(wave[start : start + PIECE]) for start in range(0, last, PIECE)]
     pieces.append(stream.finish(wave[last:]))
     return [np.concatenate(parts, axis=1) for parts in zip(*pieces)]
-
-
-def deltas(static: np.ndarray) -> np.ndarray:
-    """(bands, frames) -> (3, bands, frames - 8): static, delta, delta-delta; frame t of the result is frame t + 4.
-
-    Delta: 5 taps (-2, -1, 0, 1, 2) / 10, no padding, applied twice, as P3's 712 -> 704 frames ask.
-    """
-    if static.shape[1] <= DELTA_FRAMES:
-        return np.zeros((3, static.shape[0], 0), np.float32)
-    first = delta(static)
-    return np.stack([static[:, 4:-4], first[:, 2:-2], delta(first)])
-
-
-def delta(x: np.ndarray, reach: int = 2) -> np.ndarray:
-    """(..., frames) -> (..., frames - 2 reach): slope per frame of the line through 2 reach + 1 frames, no padding.
-
-    reach 2 is P3's, reach 1 is P1's (x[t + 1] - x[t - 1]) / 2, its eq. (9).
-    """
-    n = x.shape[-1] - 2 * reach
-    slopes = sum(k * (x[..., reach + k :][..., :n] - x[..., reach - k :][..., :n]) for k in range(reach, 0, -1))
-    return (slopes / (2 * sum(k * k for k in range(1, reach + 1)))).astype(np.float32)
-
-
-def with_delta(static: np.ndarray, reach: int = 1) -> np.ndarray:
-    """(bands, frames) -> (2 bands, frames - 2 reach): P1's MFCC, 64 coefficients above their 64 deltas."""
-    return np.concatenate([static[:, reach:-reach], delta(static, reach)])
-
-
-def patches(planes: np.ndarray, n_frames: int = 128, stride: int = 64) -> np.ndarray:
-    """(planes, bands, frames) -> (n, planes, n_frames, bands): the net's inputs, every `stride` frames; time is the row.
-
-    Rows are time so that a small device can run the net row by row while the sound comes in.
-    """
-    n = max(0, (planes.shape[2] - n_frames) // stride + 1)
-    cut = [planes[:, :, i * stride : i * stride + n_frames].transpose(0, 2, 1) for i in range(n)]
-    return np.stack(cut) if cut else np.zeros((0, planes.shape[0], n_frames, planes.shape[1]), np.float32)
 
 
 class SharedStream:

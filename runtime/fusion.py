@@ -15,9 +15,21 @@ def log_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def mean(log_p: np.ndarray) -> np.ndarray:
-    """(n, classes) -> (classes,) log of the mean probability: eq. (1) of P3 over patches, eq. (20) of P1 over nets."""
-    return np.log(np.maximum(np.exp(log_p).mean(axis=0), TINY))
+def mean(log_p: np.ndarray, axis: int = 0) -> np.ndarray:
+    """(n, classes) -> (classes,) log of the mean probability: eq. (1) of P3 over patches, eq. (20) of P1 over nets.
+
+    axis: over what, other axes stay; SPSMT of P2 takes the mean over a patch's frames.
+    """
+    return np.log(np.maximum(np.exp(log_p).mean(axis=axis), TINY))
+
+
+def patch_log_p(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Logits of n patches, (n, classes), or (n, frames, classes) of a net that decides on every frame -> (n, classes) log
+    probabilities. Frames' probabilities are averaged, SPSMT of P2; the temperature softens what comes out of it.
+    """
+    if logits.ndim == 3:
+        logits = mean(log_softmax(logits), axis=1)
+    return log_softmax(logits, temperature)
 
 
 def prod(log_p: np.ndarray) -> np.ndarray:

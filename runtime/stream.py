@@ -230,7 +230,7 @@ def _greeting(bundle: Bundle, sr: int) -> str:
     rate = f"listening at {sr} Hz"
     if sr != bundle.sr:
         rate += f", resampled to {bundle.sr} Hz"
-    top_hz = max(float(member.frontend.centers_hz[-1]) for member in bundle.members)
+    top_hz = max(frontend.highest_hz for frontend in bundle.frontends)
     if sr / 2 < top_hz:
         rate += f" (nothing above {sr // 2} Hz in it, the nets learned up to {top_hz:.0f} Hz: trust them less)"
     return (

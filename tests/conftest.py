@@ -43,7 +43,8 @@ def small_runs():
 def small_bundle(small_runs, tmp_path_factory):
     """The same as an int8 bundle on disk."""
     from export.assemble import assemble
-    from runtime.frontend import deltas, patches, spectrogram
+    from runtime.frontend import spectrogram
+    from runtime.patches import deltas, patches
 
     wave = noise(8)
     calibration = [

@@ -172,3 +172,13 @@ def test_scenes_train_through_the_one_loop(sounds, cache, tmp_path):
 def test_several_labels_have_no_classes_to_balance(small_runs, tmp_path):
     with pytest.raises(ValueError, match="oversample: recordings with several labels"):
         fit(small_runs[0], [], np.zeros((0, 4), np.float32), Recipe(oversample=True), tmp_path)
+
+
+def test_what_converters_get_is_the_net():
+    """Exported, the distances are written out, as no converter knows cdist; equal frames have similarity 1 either way."""
+    torch.manual_seed(0)
+    net, x = AttentiveNet(4, **SMALL).eval(), torch.randn(2, 3, 12, 8)
+    x[:, 1] = x[:, 0]
+    exported = torch.export.export(net, (x,))
+    assert not any("cdist" in str(node.target) for node in exported.graph.nodes)
+    assert torch.allclose(exported.module()(x), net(x), atol=1e-5)

@@ -8,7 +8,7 @@ import torch
 from random_nets import random_model, random_patches, torch_logits
 
 from compress.size import paper_parameters
-from export.graph import Conv, Graph, Pool, Shift, graph_of, macs, run, shapes
+from export.graph import Conv, Graph, Pool, Shift, activations, graph_of, macs, run, shapes
 from train.cnn7 import CNN7, WIDTHS_CR, WIDTHS_FULL
 from train.decomposed import DecomposedConv2d
 
@@ -115,7 +115,7 @@ def test_folding_a_shift_into_the_bias_would_be_wrong():
     first, conv = graph.ops[:2]
     folded = Conv(0, conv.weight, conv.bias + conv.weight.sum((2, 3)) @ first.shift, conv.relu)
     layers = Graph(graph.in_shape, graph.ops[:2]), Graph(graph.in_shape, (folded,))
-    exact, wrong = (run(layer, patches).reshape(1, SMALL[0], 32, 32) for layer in layers)
+    exact, wrong = (activations(layer, patches)[-1] for layer in layers)
     inside = np.s_[:, :, 1:-1, 1:-1]
     assert np.abs(exact[inside] - wrong[inside]).max() < 1e-5
     assert np.abs(exact - wrong).max() > 0.05

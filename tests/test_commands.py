@@ -12,7 +12,8 @@ import torch
 from export import parity
 from export.assemble import assemble
 from runtime.bundle import Bundle
-from runtime.frontend import deltas, patches, spectrogram
+from runtime.frontend import spectrogram
+from runtime.patches import deltas, patches
 from tests.conftest import SR, noise, run
 
 ROOT = Path(__file__).parents[1]

@@ -8,11 +8,15 @@ import pytest
 import torch
 from conftest import SR, noise, run
 from random_nets import random_model, random_patches, torch_logits
+from test_systems import patches as system_patches
+from test_systems import small
 
 from export import convert, parity
 from export.assemble import assemble
 from runtime.bundle import Bundle
-from runtime.frontend import deltas, patches, spectrogram
+from runtime.frontend import spectrogram
+from runtime.patches import deltas, patches
+from train.models import NETS
 
 MISSING = [name for names in convert.NEEDS.values() for name in names if not importlib.util.find_spec(name)]
 needs_converters = pytest.mark.skipif(bool(MISSING), reason="wants pip install 'tinyear[convert]'")
@@ -58,6 +62,35 @@ def test_converted_files_equal_torch(name):
     }
     report = parity.compare(logits, files, 1e-4)
     assert all(row["agreement"] == 1 for row in report.values())
+
+
+@needs_converters
+@pytest.mark.parametrize("name", NETS)
+def test_every_architecture_converts(name):
+    """Real-valued, unrolled, without what converters do not know: cdist, a Fourier transform."""
+    model, x = small(name), system_patches(name, 3)
+    with torch.no_grad():
+        logits = model(x).numpy()
+    assert logits.std() > 0.05
+    files = {
+        "onnxruntime": parity.run_onnx(convert.onnx_bytes(model, x.shape[1:]), x.numpy()),
+        "LiteRT": parity.run_tflite(convert.tflite_bytes(model, x.shape[1:]), x.numpy()),
+    }
+    assert all(row["agreement"] == 1 for row in parity.compare(logits, files, 1e-3).values())
+
+
+class Complex(torch.nn.Module):
+    def forward(self, x):
+        return torch.fft.rfft(x.mean((1, 2))).abs()[:, :5]
+
+
+@needs_converters
+def test_what_a_format_cannot_hold_ends_in_one_line(small_runs, tmp_path):
+    other = dataclasses.replace(small_runs[0], model=Complex().eval())
+    x = random_patches(2, 128, 128)
+    with pytest.raises(ValueError, match=r"no tflite file can hold this net .*: export it with --only onnx") as error:
+        assemble([other], tmp_path / "b", [x], noise(5), converted=True)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
 @needs_converters

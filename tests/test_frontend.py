@@ -6,19 +6,8 @@ import numpy as np
 import pytest
 
 from runtime import filterbanks
-from runtime.frontend import (
-    CQT,
-    CQT_SEED,
-    GAMMATONE,
-    MEL,
-    PRESETS,
-    Frontend,
-    FrontendStream,
-    deltas,
-    patches,
-    spectrogram,
-    table_bytes,
-)
+from runtime.frontend import CQT, CQT_SEED, GAMMATONE, MEL, PRESETS, Frontend, FrontendStream, spectrogram, table_bytes
+from runtime.patches import deltas, patches
 from tests.conftest import SR, noise
 
 librosa = pytest.importorskip("librosa")

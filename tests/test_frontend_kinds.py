@@ -20,13 +20,11 @@ from runtime.frontend import (
     FrontendStream,
     SharedStream,
     _plan,
-    delta,
-    deltas,
     spectrogram,
     spectrograms,
-    with_delta,
 )
 from runtime.papers import P3_HOPS, PAPERS
+from runtime.patches import delta, deltas, with_delta
 from runtime.tape import BATCH, Tape, batch_grid
 from tests.conftest import SR, noise
 

@@ -1,20 +1,18 @@
 """P4's filterbank and relevance weighting: each equation against a naive loop, gradients, physics, and a net that trains."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from export.__main__ import export
 from runtime.filterbanks import hz_to_mel
-from runtime.frontend import CQT, MEL, spectrogram
+from runtime.frontend import spectrogram
 from runtime.papers import PAPERS
 from tests.conftest import noise, run
 from train import augment, centres, features
 from train.__main__ import main
-from train.features import PatchShape, Stack
+from train.features import PatchShape
 from train.learned import BANKS, CosineGaussian, Mel, Sinc, band_energies
 from train.loop import _patches
 from train.relevance import SHAPES, SMALL_FRAMES, LearnedNet, Relevance, Weighting, head_bands
@@ -312,12 +310,16 @@ def test_centres_want_a_run_of_learned(small_runs, tmp_path):
             centres.main([str(tmp_path / folder)])
 
 
-def test_no_bundle_holds_what_no_stream_makes(small_runs, tmp_path):
-    """Its nets get a spectrogram and its deltas: other planes end in one line, before anything is computed."""
-    patch = dataclasses.replace(small_runs[0].patch, planes="static")
-    odd = dataclasses.replace(small_runs[0], patch=patch)
-    with pytest.raises(ValueError, match="cnn7 hears static planes: a bundle feeds"):
-        export([odd], tmp_path / "bundle", tmp_path, None)
-    stack = dataclasses.replace(small_runs[0], frontend=Stack((MEL, CQT)))
-    with pytest.raises(ValueError, match="cnn7 hears several spectrograms: a bundle feeds"):
-        export([stack], tmp_path / "bundle", tmp_path, None)
+@pytest.mark.parametrize("n_samples", [63, 100, 256])
+@pytest.mark.parametrize("name", BANKS)
+def test_a_trained_bank_is_a_table(name, n_samples):
+    """What the converters get, two real products in place of a Fourier transform: the same decibels, loud or quiet."""
+    bank = BANKS[name](12, 8000)
+    if hasattr(bank, "shift"):
+        torch.nn.init.normal_(bank.shift, std=0.2, generator=torch.Generator().manual_seed(0))
+    level = torch.tensor([1e-4, 0.05, 1.0])[:, None, None]
+    frames = level * torch.randn(3, 5, n_samples, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        exact, table = bank(frames), bank.as_table(n_samples)(frames)
+    assert exact.max() - exact.min() > 40 and (table - exact).abs().max() < 1e-3
+    assert bank.as_table(n_samples)(torch.zeros(1, n_samples)).isfinite().all()

@@ -89,7 +89,7 @@ def tune(small_runs, folder, epochs):
 
 
 def _planes(static):
-    from runtime.frontend import deltas, patches
+    from runtime.patches import deltas, patches
 
     return patches(deltas(static), 128, 128)[0]
 

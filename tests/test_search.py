@@ -238,8 +238,8 @@ def test_from_search_to_bundle(sounds, cache, tmp_path, monkeypatch, capsys):
     folders = ["--runs", str(tmp_path / "runs"), "--cache", str(cache), "--out", str(tmp_path / "b")]
     cnn7.main([*args, *folders])
     bundle = Bundle.load(tmp_path / "b")
-    assert {m.name: (m.frontend.n_bands, m.n_frames, m.frontend.hop_length) for m in bundle.members} == heard
-    assert [m.stride for m in bundle.members] == [8, 16, 16]
+    assert {m.name: (m.frontend.n_bands, m.patch.n_frames, m.frontend.hop_length) for m in bundle.members} == heard
+    assert [m.patch.stride for m in bundle.members] == [8, 16, 16]
     assert sum(path.stat().st_size for path in (tmp_path / "b").glob("*.tflite")) <= 32 * 1024
     found = json.loads((tmp_path / "runs" / "search" / "search.json").read_text())
     for name, net in found.items():

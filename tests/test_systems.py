@@ -10,7 +10,7 @@ from random_nets import random_model, random_patches
 from torch import nn
 
 from export import int8
-from export.graph import Graph, Pool, graph_of
+from export.graph import graph_of
 from export.graph import run as run_graph
 from runtime.frontend import CQT, GAMMATONE, MEL
 from tests.conftest import run
@@ -235,23 +235,22 @@ def test_spsmt_by_a_loop(name):
 
 
 def test_spsmt_of_cnn7_survives_int8():
-    """The graph needs its global pool to span the bands alone: the classifier, a 1x1 convolution, then meets every frame."""
+    """The graph's global pool spans the bands alone: the classifier, a 1x1 convolution, then meets every frame."""
     model, x = random_model((8, 12, 8, 16, 12, 16)), random_patches(8, 48, 32)
     model.fc.weight.data *= 10
     x += 3 * np.random.default_rng(1).standard_normal((8, 3, 48, 1)).astype("f4")  # frames that differ
-    graph = graph_of(model, (3, 48, 32))
-    *body, pool, classifier = graph.ops
-    frame_graph = Graph(graph.in_shape, (*body, Pool(pool.src, (1, pool.kernel[1])), classifier))
     wrapped = MODELS["strategies"](10, "cnn7", {"widths": [8, 12, 8, 16, 12, 16]}, frame_decisions=True).eval()
     wrapped.nets[0].load_state_dict(model.state_dict())
     p = wrapped(torch.from_numpy(x)).exp().detach().numpy()
+    graph = graph_of(wrapped, (3, 48, 32))
 
-    def averaged(logits):  # (n, classes * frames'): what a device does behind the file
-        return torch.from_numpy(logits).unflatten(1, (10, 6)).softmax(1).mean(2).numpy()
+    def averaged(logits):  # (n, frames', classes): what a device does behind the file
+        assert logits.shape == (8, 6, 10)
+        return torch.from_numpy(logits).softmax(2).mean(1).numpy()
 
-    assert averaged(run_graph(frame_graph, x)) == pytest.approx(p, abs=1e-5)
-    net = int8.quantize(frame_graph, int8.calibrate(frame_graph, x))
-    quantized = averaged(int8.dequantize(net, int8.run(net, x)).reshape(8, -1).astype("f4"))
+    assert averaged(run_graph(graph, x)) == pytest.approx(p, abs=1e-5)
+    net = int8.quantize(graph, int8.calibrate(graph, x))
+    quantized = averaged(int8.dequantize(net, int8.run(net, x)))
     assert np.abs(quantized - p).max() < 0.1 and (quantized.argmax(1) == p.argmax(1)).sum() >= 7
     assert np.abs(p - torch_p(model, x)).max() > 0.02  # no mere clip decision
 

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from runtime.files import write_atomic
-from runtime.frontend import MEL, deltas, patches
+from runtime.frontend import MEL
+from runtime.patches import deltas, patches
 from tests.conftest import SR, run
 from train import augment, features, scores
 from train.data import Clip, load_dataset

@@ -81,9 +81,7 @@ def main(argv=None):
     print(f"made {folder}/model.safetensors")
     if name == "learned":
         print(f"next: python -m train.centres {folder} --plot centres.png")
-    elif patch.planes == "deltas" and frontend.kind != "stack":  # no bundle holds other planes, or several spectrograms
-        numbers = {"deploy": "", "paper": " --float"}.get(run.model.kwargs.get("order"), " --converters")
-        print(f"next: python -m export {folder} --data {args.data} --to BUNDLE{numbers}")
+    print(f"next: python -m export {folder} --data {args.data} --to BUNDLE{_export_flag(args, kwargs)}")
 
 
 def _frontend(args):
@@ -116,6 +114,13 @@ def _net(args, frontend, patch):
         return args.model, kwargs
     strategies = {"n_sub_bands": args.sub_bands, "frame_decisions": args.frame_decisions}
     return "strategies", {"net": args.model, "kwargs": kwargs, **strategies}
+
+
+def _export_flag(args, kwargs):
+    """Which of python -m export's writers has a form for the net."""
+    if args.model != "cnn7" or args.sub_bands > 1:
+        return " --converters"
+    return " --float" if kwargs.get("kwargs", kwargs).get("order") == "paper" else ""
 
 
 def _folder_name(args):

@@ -17,6 +17,8 @@ def similarity(fi, fj):
 
     Eq. (1) of P0: S[x, y] = 1 / (1 + |F_i[x] - F_j[y]|), Euclidean; 1 for equal frames.
     """
+    if torch.compiler.is_exporting():  # no converter knows cdist, which has a slope at 0 and takes less memory
+        return 1 / (1 + (fi[:, :, None] - fj[:, None]).square().sum(3).sqrt())
     return 1 / (1 + torch.cdist(fi, fj, compute_mode="donot_use_mm_for_euclid_dist"))
 
 
@@ -49,9 +51,9 @@ class LateFusion(nn.Module):
         self.weight = nn.Parameter(torch.randn(n, n) / n)
 
     def forward(self, x):
-        scores = torch.einsum("bim,mn,bjn->bij", x, self.weight, x)
-        i, j = torch.triu_indices(x.shape[1], x.shape[1], offset=1)
-        return scores[:, i, j]
+        scores = x @ self.weight @ x.transpose(1, 2)  # (batch, features, features)
+        pairs = itertools.combinations(range(x.shape[1]), 2)
+        return torch.stack([scores[:, i, j] for i, j in pairs], 1)
 
 
 class AttentiveNet(nn.Module):

@@ -25,13 +25,43 @@ def band_energies(frames, kernels):
     """
     n_samples = frames.shape[-1]
     n_fft = 1 << (n_samples + kernels.shape[-1] - 2).bit_length()  # no value wraps round
-    power, gains = (
-        spectrum.real**2 + spectrum.imag**2
-        for spectrum in (torch.fft.rfft(frames, n_fft), torch.fft.rfft(kernels, n_fft))
-    )
+    spectrum = torch.fft.rfft(frames, n_fft)
+    return (spectrum.real**2 + spectrum.imag**2) @ energy_weights(kernels, n_fft).T / (n_fft * n_samples)
+
+
+def energy_weights(kernels, n_fft):
+    """(filters, length), an even n_fft -> (filters, n_fft / 2 + 1): what each bin of a power spectrum counts."""
+    spectrum = torch.fft.rfft(kernels, n_fft)
+    gains = spectrum.real**2 + spectrum.imag**2
     both_sides = torch.full((n_fft // 2 + 1,), 2.0, dtype=gains.dtype, device=gains.device)
     both_sides[0] = both_sides[-1] = 1.0
-    return power @ (gains * both_sides).T / (n_fft * n_samples)
+    return gains * both_sides
+
+
+class TableBank(nn.Module):
+    """A bank after training: (..., samples) -> (..., filters) dB, weights times the power spectrum of a windowed frame.
+
+    The Fourier transform is a product with two real matrices: converters know no complex numbers. window (samples,),
+    weights (filters, n_fft / 2 + 1).
+    """
+
+    def __init__(self, window, n_fft, weights):
+        super().__init__()
+        turns = torch.outer(torch.arange(len(window)), torch.arange(n_fft // 2 + 1)) % n_fft
+        angles = 2 * torch.pi * turns.double() / n_fft
+        for name, table in (("cos", angles.cos()), ("sin", angles.sin())):
+            self.register_buffer(name, (window.double()[:, None] * table).float())
+        self.register_buffer("weights", weights.detach().T.float().contiguous())
+
+    def forward(self, frames):
+        return decibels(((frames @ self.cos) ** 2 + (frames @ self.sin) ** 2) @ self.weights, FLOOR_POWER)
+
+
+def energies_table(n_samples, kernels):
+    """A learned bank as a TableBank for frames of n_samples: the same energies, by the shortest even transform."""
+    n_fft = (n_samples + kernels.shape[-1]) // 2 * 2  # samples + length - 1 at least: no value wraps round
+    kernels = kernels.detach().double()
+    return TableBank(torch.ones(n_samples), n_fft, energy_weights(kernels, n_fft) / (n_fft * n_samples))
 
 
 def mel_spaced(n_filters, sr):
@@ -64,6 +94,9 @@ class CosineGaussian(nn.Module):
 
     def forward(self, frames):
         return decibels(band_energies(frames, self.kernels()), FLOOR_POWER)
+
+    def as_table(self, n_samples):
+        return energies_table(n_samples, self.kernels())
 
     def centers_hz(self):
         return self.mu().detach().double().numpy() * self.sr
@@ -102,6 +135,9 @@ class Sinc(nn.Module):
     def forward(self, frames):
         return decibels(band_energies(frames, self.kernels()), FLOOR_POWER)
 
+    def as_table(self, n_samples):
+        return energies_table(n_samples, self.kernels())
+
     def centers_hz(self):
         f1, f2 = (f.detach().double().numpy() for f in self.edges())
         return (f1 + f2) / 2 * self.sr
@@ -115,12 +151,19 @@ class Mel(nn.Module):
         self.sr, self.n_filters = sr, n_filters
 
     def forward(self, frames):
-        length = frames.shape[-1]
-        n_fft = 1 << (length - 1).bit_length()
+        n_fft, window, weights = self._framing(frames.shape[-1])
+        spectrum = torch.fft.rfft(frames * window.to(frames), n_fft)
+        return decibels((spectrum.real**2 + spectrum.imag**2) @ weights.to(frames).T, FLOOR_POWER)
+
+    def as_table(self, n_samples):
+        n_fft, window, weights = self._framing(n_samples)
+        return TableBank(window, n_fft, weights)
+
+    def _framing(self, n_samples):
+        """-> FFT length, window (n_samples,), weights (n_filters, n_fft / 2 + 1)."""
+        n_fft = 1 << (n_samples - 1).bit_length()
         weights = filterbanks.mel_weights(self.sr, n_fft, self.n_filters, 0.0, self.sr / 2)
-        window, weights = (torch.as_tensor(a).to(frames) for a in (filterbanks.hann(length), weights))
-        spectrum = torch.fft.rfft(frames * window, n_fft)
-        return decibels((spectrum.real**2 + spectrum.imag**2) @ weights.T, FLOOR_POWER)
+        return n_fft, torch.as_tensor(filterbanks.hann(n_samples)), torch.as_tensor(weights)
 
     def centers_hz(self):
         return mel_spaced(self.n_filters, self.sr)

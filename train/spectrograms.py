@@ -107,6 +107,18 @@ def _draw_decisions(axes, bundle, wave, hop_s):
     axes.set_ylabel("fused decision,\nthe darker the surer")
 
 
+def _heard_by(bundle):
+    """Title -> front end of each spectrogram that a bundle hears. Raises ValueError where it hears raw frames alone."""
+    heard = {}
+    for member in bundle.members:
+        several = len(member.frontend.frontends) > 1
+        for frontend in (f for f in member.frontend.frontends if f.kind != "frames"):
+            heard[f"{member.name}: {frontend.kind} {frontend.n_bands}" if several else member.name] = frontend
+    if not heard:
+        raise ValueError(f"{bundle.folder} hears raw frames: there is no spectrogram to draw")
+    return heard
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m train.spectrograms", description=__doc__.split("  ")[0])
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="recordings, drawn one after the other")
@@ -120,7 +132,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.bundle:
         bundle = Bundle.load(args.bundle)
-        frontends = {member.name: member.frontend for member in bundle.members}
+        frontends = _heard_by(bundle)
     else:
         bundle = None
         names = args.frontend or list(PRESETS)

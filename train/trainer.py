@@ -12,7 +12,7 @@ from runtime.files import write_atomic
 from runtime.frontend import spectrogram
 from train import scores, waves
 from train.data import load_dataset, load_wave, split
-from train.features import CACHE, Stack, features, normalisation, unchanged
+from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
 from train.run import Run, load_run
@@ -109,13 +109,12 @@ def _check_patch(run):
 
 def _varied(clips, frontend, seed):
     """-> (index of a clip, number of the variation) -> its spectrogram; every front end hears the same variation."""
-    frontends = frontend.frontends if isinstance(frontend, Stack) else (frontend,)
 
     def spectrogram_of(i, variation):
         wave = waves.varied(
             load_wave(clips[i].path, frontend.sr), frontend.sr, np.random.default_rng([seed, i, variation])
         )
-        return np.concatenate([spectrogram(wave, f) for f in frontends])
+        return np.concatenate([spectrogram(wave, f) for f in frontend.frontends])
 
     return spectrogram_of
 
