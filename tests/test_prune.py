@@ -125,11 +125,11 @@ def test_a_trained_run_is_pruned_and_trained_on(sounds, cache, tmp_path):
     common = ["--data", str(sounds), "--epochs", "1", "--cache", str(cache), "--fold", "2"]
     wide = cnn7.arguments(["--budget", "64kb", *common, "--runs", str(tmp_path / "wide")])
     shape = Shape((4, 8, 16, 16, 16, 24), (True, True, False, True, True), n_bands=64, n_frames=32)
-    cnn7.train_member("mel", shape, wide, [])
+    cnn7.train_member("mel", shape, wide)
     args = cnn7.arguments(["--budget", "32kb", *common, "--prune-from", str(wide.runs), "--runs", str(tmp_path / "b")])
     large = load_run(wide.runs / "mel")
     small_shape = prune.smaller_shape(large, "mel", Limits(costs(shape, 2)["tflite"] - 1500))
-    cnn7.train_member("mel", small_shape, args, [])
+    cnn7.train_member("mel", small_shape, args)
     small = load_run(args.runs / "mel")
     assert small.model.kwargs == {**large.model.kwargs, "widths": list(small_shape.widths)}
     assert sum(small_shape.widths) < sum(shape.widths) and small.meta["pruned"]["widths"] == list(shape.widths)
