@@ -1,5 +1,6 @@
 """Trainings side by side, one process and one thread each: three use two cores better than one after the other."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -27,13 +28,9 @@ def side_by_side(work, calls, n_jobs=None):
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(n_jobs, len(calls)), mp_context=context, initializer=_begin) as pool:
-        # A terminal sends Ctrl-C to all processes: only this one listens, or each worker prints where it was.
-        listening = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the workers, started by `submit`
         try:
-            jobs = [pool.submit(work, *call) for call in calls]
-        finally:
-            signal.signal(signal.SIGINT, listening)
-        try:
+            with _deaf_to_ctrl_c():
+                jobs = [pool.submit(work, *call) for call in calls]
             for job in as_completed(jobs):
                 yield job.result()
         except BaseException:
@@ -41,6 +38,22 @@ def side_by_side(work, calls, n_jobs=None):
             for worker in multiprocessing.active_children():  # what they did is on disk
                 worker.terminate()
             raise
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c():
+    """Processes started within never hear it: a terminal sends it to all, and each would print where it was.
+
+    Blocked and not ignored: a Ctrl-C of these moments reaches this process when they are over.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin():

@@ -14,7 +14,7 @@ from train import augment, centres, features
 from train.__main__ import main
 from train.features import PatchShape
 from train.learned import BANKS, CosineGaussian, Mel, Sinc, band_energies
-from train.loop import _patches
+from train.loop import Recipe, _patches
 from train.relevance import SHAPES, SMALL_FRAMES, LearnedNet, Relevance, Weighting, head_bands
 from train.run import load_run
 from train.systems import SYSTEMS
@@ -216,9 +216,9 @@ def test_crops_of_raw_frames_hold_the_sound_and_are_scaled():
     frames[:, 80:95] = torch.randn(32, 15)
     torch.manual_seed(0)
     shape = PatchShape(40, 40, "frames")
-    crops = _patches([frames] * 50, shape, 6.0)
+    crops = _patches([frames] * 50, shape, Recipe(gain_db=6.0), "cpu")
     assert crops.shape == (50, 1, 40, 32) and (crops.abs().amax((1, 2, 3)) > 0.5).all()
-    plain = _patches([frames] * 50, shape, 0.0)
+    plain = _patches([frames] * 50, shape, Recipe(gain_db=0.0), "cpu")
     loudest = plain.abs().amax((1, 2, 3))
     assert loudest.max() <= frames.abs().max() and crops.abs().max() > frames.abs().max()
     crop = frames[:, 60:100][None]
@@ -244,7 +244,7 @@ def trained(sounds, cache, tmp_path_factory):
     result = run(
         "train", "learned", "--shape", "small", "--frontend", "frames_16k", "--set", "n_filters=16", "--set", "n_lstm=8",
         "--set", "heads=2", "--data", sounds, "--fold", 2, "--patch-frames", 32, "--epochs", 30, "--batch-size", 4,
-        "--lr", 0.01, "--threads", 1, "--cache", cache, "--out", out,
+        "--lr", 0.01, "--optimizer", "adam", "--schedule", "cosine", "--threads", 1, "--cache", cache, "--out", out,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return out

@@ -358,8 +358,8 @@ def test_delta_of_p1_by_a_loop():
 def test_patches_of_a_grid_are_those_that_are_scored():
     shape = PatchShape(20, 20, "static")
     clips = [torch.randn(4, 65), torch.randn(4, 20)]
-    pieces, targets = _grid(clips, torch.tensor([1, 0]), shape)
-    assert targets.tolist() == [1, 1, 1, 0]
+    pieces, of_clip = _grid(clips, shape)
+    assert of_clip.tolist() == [0, 0, 0, 1]
     scored = np.concatenate([shape.cut(clip.numpy()) for clip in clips])
     assert np.array_equal(augment.planes_of(torch.stack(pieces), "static").numpy(), scored)
 
