@@ -112,7 +112,7 @@ def class_section(bundle, seeds):
 def limits_section(bundle, dataset, seeds, levels):
     """What these figures do not cover -> Markdown."""
     devices = sorted({clip.device for clip in dataset.clips} - {""})
-    member = max(bundle.members, key=lambda member: member.patch.n_static)
+    first_s = max(member.patch_end(0) for member in bundle.members) / bundle.sr
     heard_all = [name for name, run in runs_of(bundle).items() if not run.get("data", {}).get("fold")]
     one = next(iter(seeds.values()))
     low, high = intervals(one["truth"], one["nets"][bundle.fuse.upper()], one["groups"])["accuracy"]
@@ -123,7 +123,7 @@ def limits_section(bundle, dataset, seeds, levels):
         f"Recorded with {', '.join(devices)}."
         if devices
         else "The data set does not say what recorded it: no test by device.",
-        f"A decision needs {member.patch.n_static / bundle.sr:.1f} s of sound; shorter clips are repeated.",
+        f"A decision needs {first_s:.1f} s of sound; shorter clips are repeated.",
         f"{len(seeds)} training{'s' if len(seeds) > 1 else ''} of each fold: "
         + ("their spread is above." if len(seeds) > 1 else "how much another seed would change is not known."),
     ]
