@@ -14,7 +14,8 @@ from torch import nn
 from export import int8
 from export.equalize import fit_for_int8
 from export.graph import Concat, Pool, Slice, graph_of, groups_of, shapes
-from train.loop import Recipe, fit
+from train.loop import fit
+from train.recipe import Recipe
 
 LR = 1e-4  # a thirtieth of the training's: the net is trained, it only learns to live on its grid
 

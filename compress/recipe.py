@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from train.loop import Recipe, fastest_precision
+from train.loop import fastest_precision
+from train.recipe import Recipe
 
 EPOCHS = 100
 VARY_EVERY = 8  # epochs

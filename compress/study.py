@@ -30,7 +30,8 @@ from train import scores
 from train.cnn7 import WIDTHS_DEPLOYED
 from train.data import inner_split, load_dataset, split
 from train.features import features
-from train.loop import Recipe, clip_log_probabilities, fit
+from train.loop import clip_log_probabilities, fit
+from train.recipe import Recipe
 from train.trainer import new_run
 
 CHOICES = {

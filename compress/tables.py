@@ -26,7 +26,7 @@ from runtime.files import read_json, write_atomic, write_text
 from runtime.frontend import PRESETS
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE, PatchShape, features
-from train.loop import Recipe
+from train.recipe import Recipe
 from train.results import load_results
 from train.scores import PREDICTIONS
 from train.systems import SYSTEMS

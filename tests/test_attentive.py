@@ -12,7 +12,8 @@ from tests.conftest import run
 from tests.test_layouts import chime
 from train import tags
 from train.attentive import SHAPES, AttentiveNet, EarlyFusion, LateFusion, similarity
-from train.loop import Recipe, fit
+from train.loop import fit
+from train.recipe import Recipe
 from train.run import load_run
 from train.tagging import equal_error_rates
 

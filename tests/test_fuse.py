@@ -19,8 +19,9 @@ from train.__main__ import main
 from train.cnn7 import CNN7
 from train.crnn import CRNN
 from train.features import PatchShape
-from train.loop import Recipe, _kl_divergence, _set_lr, fit
+from train.loop import _kl_divergence, _set_lr, fit
 from train.models import MODELS
+from train.recipe import Recipe
 from train.run import Run, load_run
 
 # What fit wrote into a checkpoint before `schedule`, `shares`, `crops`, `oversample` and `planes` came.

@@ -14,7 +14,8 @@ from train import augment, centres, features
 from train.__main__ import main
 from train.features import PatchShape
 from train.learned import BANKS, CosineGaussian, Mel, Sinc, band_energies
-from train.loop import Recipe, _patches
+from train.loop import _patches
+from train.recipe import Recipe
 from train.relevance import SHAPES, SMALL_FRAMES, LearnedNet, Relevance, Weighting, head_bands
 from train.run import load_run
 from train.systems import SYSTEMS

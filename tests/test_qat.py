@@ -18,7 +18,7 @@ from export.to_tflite import tflite_bytes
 from runtime.bundle import Bundle
 from tests.conftest import run
 from train.cnn7 import WIDTHS_WIDE
-from train.loop import Recipe
+from train.recipe import Recipe
 
 
 def fake_quantized(widths, decomposed, frames, bands, seed=0):

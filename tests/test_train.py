@@ -20,7 +20,8 @@ from tests.conftest import SR, run
 from train import augment, features, scores
 from train.data import Clip, load_dataset
 from train.features import PatchShape
-from train.loop import Recipe, _follow, _optimizer, _set_lr, _vary, clip_log_probabilities, fit
+from train.loop import _follow, _optimizer, _set_lr, _vary, clip_log_probabilities, fit
+from train.recipe import Recipe
 from train.run import load_run
 
 

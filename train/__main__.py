@@ -13,7 +13,8 @@ from runtime.papers import PAPERS
 from train import scores, vgg
 from train.data import RECORDINGS
 from train.features import CACHE, PLANES, Stack
-from train.loop import CHOICES, fabric_of
+from train.loop import fabric_of
+from train.recipe import CHOICES
 from train.relevance import SMALL_FRAMES
 from train.systems import SYSTEMS, arguments, described
 from train.trainer import train

@@ -7,7 +7,7 @@ import dataclasses
 
 from train import attentive, cnn7, relevance
 from train.features import PatchShape, Stack
-from train.loop import Recipe
+from train.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
