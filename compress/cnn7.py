@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from compress import pareto, prune, qat
+from compress.deployed import fused
 from compress.recipe import EPOCHS, recipe
 from compress.search import N_MEMBERS, Limits, Shape, heard_by, largest_fitting
 from compress.size import fits, parse_bytes
@@ -23,16 +24,16 @@ from compress.workers import side_by_side
 from export.__main__ import calibration_patches, export
 from export.assemble import check_target
 from export.equalize import VERSION as QUANTIZATION
-from runtime import command, fusion
+from runtime import command
 from runtime.bundle import Bundle
 from runtime.files import read_json, write_atomic
 from runtime.frontend import PRESETS
 from train import scores
 from train.data import RECORDINGS, load_dataset, split
-from train.features import CACHE, features, looped
+from train.features import CACHE, features
 from train.loop import clip_log_probabilities
 from train.run import load_run
-from train.trainer import train
+from train.trainer import load_teachers, train
 
 
 def train_member(name, shape, args):
@@ -126,13 +127,6 @@ def search(args, limits):
     return nets
 
 
-def check_teachers(paths, labels):
-    """Raises ValueError for a run that cannot teach these classes, before anything is trained."""
-    for path in paths:
-        if (known := load_run(path).labels) != labels:
-            raise ValueError(f"teacher {path} knows other classes ({', '.join(known)[:100]}): train one on this data")
-
-
 def evaluate(folder, runs, clips, labels, cache):
     """Each net and PROD on held-out clips, float (torch) and int8 (each format's engine) -> {row: {column: scores}}."""
     table = {}
@@ -144,10 +138,9 @@ def evaluate(folder, runs, clips, labels, cache):
             if column == "float":
                 log_p.append(clip_log_probabilities(run, statics))
             else:
-                cut = [member.patches(looped(s, member.patch.n_static)) for s in statics]
-                log_p.append(np.stack([fusion.mean(member.log_p(patches)) for patches in cut]))
+                log_p.append(np.stack([member.clip_log_p(static) for static in statics]))
         rows = {member.name: p for member, p in zip(bundle.members, log_p)}
-        rows["PROD"] = np.stack([bundle.fused(list(p)) for p in zip(*log_p)])
+        rows["PROD"] = fused(bundle, np.stack(log_p))
         for name, p in rows.items():
             table.setdefault(name, {})[column] = scores.score(p, clips, labels)
     return table
@@ -214,7 +207,7 @@ def main(argv=None):
         args.fold = dataset.folds[-1]
     _, test_clips = split(dataset, args.fold)
     check_target(args.out)
-    check_teachers(args.teacher, dataset.labels)
+    load_teachers(args.teacher, dataset.labels)  # one that cannot teach ends it here
     finished_path(args).unlink(missing_ok=True)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}", flush=True)

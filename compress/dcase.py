@@ -7,17 +7,16 @@ multiply-accumulates by every year's rules. Any data set with lists and devices 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
 from compress import cnn7, deployed
 from compress.size import fits, parse_bytes
+from compress.written import write_table
 from devices.size import conventions, read_model
 from runtime import command, engine
 from runtime.bundle import Bundle
-from runtime.files import write_atomic, write_text
 from train.data import load_dataset, split
 from train.features import CACHE
 from train.scores import accuracy_and_loss, intervals
@@ -172,7 +171,7 @@ def plot(path, table):
         axes.set_ylabel("accuracy, %")
         axes.set_ylim(0, 100)
     figure.get_axes()[0].legend(ncols=len(nets), fontsize=8)
-    write_atomic(path, lambda partial: figure.savefig(partial, dpi=110, format="png"))
+    figure.savefig(path, dpi=110, format="png")
 
 
 def trained_bundle(args, rest, fold):
@@ -197,10 +196,7 @@ def main(argv=None):
     folder = args.bundle or trained_bundle(args, rest, fold)
     table = protocol(Bundle.load(folder, engine.choose(args.engine)), dataset, fold, args.cache, budget_bytes)
     print(f"\n{text(table)}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_text(args.out / "dcase.txt", text(table) + "\n")
-    write_text(args.out / "dcase.json", json.dumps(table, indent=1) + "\n")
-    plot(args.out / "dcase.png", table)
+    write_table(args.out / "dcase", text(table), table, plot)
     print(f"\nmade {args.out / 'dcase'}.txt, .json and .png")
 
 

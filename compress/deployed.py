@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime import audio, fusion
+from runtime import audio
 from runtime.files import write_atomic
 from train.data import DataError, split
-from train.features import features, looped
+from train.features import features
 
 PIECE = 100  # clips of one kept file
 SHOW_S = 2.0  # progress on standard error, so often
@@ -98,7 +98,7 @@ def log_probabilities(bundle, clips, spectrograms_of, condition, keep, title="")
         if piece is None:
             rows = []
             for i, clip in enumerate(some, start + 1):
-                rows.append([_of_clip(member, s) for member, s in zip(bundle.members, spectrograms_of(clip))])
+                rows.append([member.clip_log_p(s) for member, s in zip(bundle.members, spectrograms_of(clip))])
                 if time.monotonic() - shown > SHOW_S:
                     shown = time.monotonic()
                     print(
@@ -118,10 +118,6 @@ def log_probabilities(bundle, clips, spectrograms_of, condition, keep, title="")
 def fused(bundle, log_p):
     """(members, clips, classes) -> (clips, classes), as the bundle fuses them."""
     return np.stack([bundle.fused(list(log_p[:, i])) for i in range(log_p.shape[1])])
-
-
-def _of_clip(member, static):
-    return fusion.mean(member.log_p(member.patches(looped(static, member.patch.n_static))))
 
 
 def _key(bundle, clips, condition):

@@ -8,15 +8,14 @@ Several bundles of one training, each with the fold that it held out, are pooled
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
 from compress import deployed
+from compress.written import write_table
 from runtime import command, engine
 from runtime.bundle import Bundle
-from runtime.files import write_atomic, write_text
 from runtime.frontend import spectrograms
 from train import responses
 from train.data import RECORDINGS, load_dataset, load_wave
@@ -154,7 +153,7 @@ def plot(path, table):
         axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     figure.get_axes()[0].set_ylabel(f"accuracy of {table['n']} clips, %")
-    write_atomic(path, lambda partial: figure.savefig(partial, dpi=110, format="png"))
+    figure.savefig(path, dpi=110, format="png")
 
 
 def main(argv=None):
@@ -174,10 +173,7 @@ def main(argv=None):
     some = some[:1] + [one for one in some[1:] if one[0] in (args.only or ORDER)]
     table = measure(bundles, dataset, folds, some, args.cache)
     print(text(table))
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_text(args.out / "levels.txt", text(table) + "\n")
-    write_text(args.out / "levels.json", json.dumps(table, indent=1) + "\n")
-    plot(args.out / "levels.png", table)
+    write_table(args.out / "levels", text(table), table, plot)
     print(f"made {args.out / 'levels'}.txt, .json and .png")
 
 

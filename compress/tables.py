@@ -12,7 +12,6 @@ paper's; what it leaves open (learning rate, batch, the widths of SpecAugment) i
 
 import argparse
 import dataclasses
-import json
 import os
 from pathlib import Path
 
@@ -21,8 +20,9 @@ import torch
 from compress import tables_of_runs
 from compress.deployed import n_looped
 from compress.workers import side_by_side
+from compress.written import write_table
 from runtime import command
-from runtime.files import read_json, write_atomic, write_text
+from runtime.files import read_json
 from runtime.frontend import PRESETS
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE, PatchShape, features
@@ -141,10 +141,7 @@ def main(argv=None):
     text = tables_of_runs.TEXTS[args.table](table)
     print(f"\n{text}")
     path = args.runs / args.table
-    args.runs.mkdir(parents=True, exist_ok=True)
-    write_text(path.with_suffix(".txt"), text + "\n")
-    write_text(path.with_suffix(".json"), json.dumps(table, indent=1) + "\n")
-    write_atomic(path.with_suffix(".png"), lambda partial: tables_of_runs.PLOTS[args.table](partial, table))
+    write_table(path, text, table, tables_of_runs.PLOTS[args.table])
     print(f"\nmade {path}.txt, .json and .png")
 
 

@@ -108,6 +108,13 @@ class Member:
         assert self._model is not None, "Bundle.load opens the members"
         return fusion.patch_log_p(self._model(normalised), self.temperature)
 
+    def clip_log_p(self, static: np.ndarray) -> np.ndarray:
+        """(bands, frames) of a whole clip -> (classes,): log of the mean probability over its patches.
+
+        A clip shorter than a patch is looped, frame by frame as in training, never padded with silence.
+        """
+        return fusion.mean(self.log_p(self.patches(looped(static, self.patch.n_static))))
+
 
 @dataclasses.dataclass
 class Bundle:
@@ -197,12 +204,8 @@ class Bundle:
         return [np.concatenate(parts) for parts in self.by_member(spectrograms(wave, self.frontends))]
 
     def member_log_p(self, wave: np.ndarray) -> list[np.ndarray]:
-        """(samples,) mono at self.sr -> per member (classes,): log of the mean probability over the clip's patches.
-
-        A clip shorter than a patch is looped, frame by frame as in training, never padded with silence.
-        """
-        statics = zip(self.members, self.statics(wave))
-        return [fusion.mean(m.log_p(m.patches(looped(static, m.patch.n_static)))) for m, static in statics]
+        """(samples,) mono at self.sr -> per member (classes,), see Member.clip_log_p."""
+        return [member.clip_log_p(static) for member, static in zip(self.members, self.statics(wave))]
 
     def predict(self, wave: np.ndarray, sr: int) -> np.ndarray:
         """A whole clip, (samples,) or (samples, channels) at `sr` Hz -> (classes,) probabilities.

@@ -197,7 +197,7 @@ def _kl_divergence(logits, target):
 
 def _distance(logits, opinion, temperature):
     """KL divergence to a teacher's softened probabilities, as large as that to labels. Hinton 2015."""
-    return F.kl_div(F.log_softmax(logits / temperature, 1), opinion, reduction="batchmean") * temperature**2
+    return _kl_divergence(logits / temperature, opinion) * temperature**2
 
 
 def _optimizer(model, recipe):

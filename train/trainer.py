@@ -45,7 +45,7 @@ def train(
     writes = fabric is None or fabric.is_global_zero
     history = fit(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [str(t) for t in teachers]],
-        opinions=_opinions({t: load_run(t) for t in teachers}, train_clips, dataset.labels, cache),
+        opinions=_opinions(load_teachers(teachers, dataset.labels), train_clips, cache),
         evaluate=evaluate if test_clips else None,
         varied=_varied(train_clips, frontend, recipe.seed), fabric=fabric,
     )  # fmt: skip
@@ -119,12 +119,19 @@ def _varied(clips, frontend, seed):
     return spectrogram_of
 
 
-def _opinions(teachers, clips, labels, cache):
-    """{path: trained Run of any spectrogram} -> (clips, classes): log of their product. None where there is none."""
+def load_teachers(paths, labels):
+    """-> the trained Runs in these folders, of any spectrogram. Raises ValueError for one of other classes."""
+    teachers = [load_run(path) for path in paths]
+    for path, teacher in zip(paths, teachers):
+        if teacher.labels != labels:
+            known = ", ".join(teacher.labels)[:100]
+            raise ValueError(f"teacher {path} knows other classes ({known}): train one on this data")
+    return teachers
+
+
+def _opinions(teachers, clips, cache):
+    """Runs -> (clips, classes): log of their product over whole clips. None where there is none."""
     if not teachers:
         return None
-    for path, teacher in teachers.items():
-        if teacher.labels != labels:
-            raise ValueError(f"teacher {path} knows other classes ({', '.join(teacher.labels)[:100]}) than the data")
-    log_p = [clip_log_probabilities(t, features(clips, t.frontend, cache)) for t in teachers.values()]
+    log_p = [clip_log_probabilities(t, features(clips, t.frontend, cache)) for t in teachers]
     return log_softmax(np.mean(log_p, axis=0), axis=1)
