@@ -217,6 +217,37 @@ def test_mixup_keeps_the_larger_share_of_its_own():
     assert torch.allclose(mixed[:, :, 0, 0], soft)  # sound and label are mixed alike
 
 
+def test_between_class_is_two_recordings_played_at_once():
+    """Noises, whose powers add: mixed in dB as the samples are. The louder is turned down to where the shares say."""
+    rng = np.random.default_rng(0)
+    waves = torch.from_numpy(rng.normal(size=(2, 1, 400_000)) * [[[1.0]], [[0.1]]])
+    target = torch.eye(2, dtype=torch.float64)
+
+    def level_db(x):  # of 40 stretches: samples in dB as one band of a spectrogram
+        return 10 * torch.log10(x.reshape(len(x), 1, 40, -1).square().mean(3))
+
+    torch.manual_seed(1)
+    heard, soft = augment.between_class(waves, target, raw=True)
+    torch.manual_seed(1)
+    mixed, same = augment.between_class(level_db(waves), target)
+    assert torch.equal(soft, same) and soft.sum(1) == pytest.approx(1) and 0.05 < soft[0, 0] < 0.95
+    assert float((mixed - level_db(heard)).abs().mean()) < 0.3
+    # one sound of each band: what is left of either, against its share
+    bands = torch.full((2, 2, 5), -100.0)
+    bands[0, 0], bands[1, 1] = 0.0, -20.0
+    torch.manual_seed(1)
+    mixed, soft = augment.between_class(bands, target.float())
+    difference_db = mixed[:, 0, 0] - mixed[:, 1, 0]
+    assert difference_db.numpy() == pytest.approx((20 * torch.log10(soft[:, 0] / soft[:, 1])).numpy(), abs=0.01)
+
+
+def test_between_class_of_silence_is_finite():
+    static = torch.full((3, 4, 6), -100.0)
+    static[1] = -10.0
+    mixed, soft = augment.between_class(static, torch.eye(3))
+    assert mixed.isfinite().all() and soft.isfinite().all()
+
+
 def test_rolled_patches_keep_their_order():
     torch.manual_seed(0)
     static = torch.arange(40.0).view(2, 2, 10)
@@ -368,3 +399,15 @@ def test_damaged_caches_and_checkpoints(sounds, cache, tmp_path):
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"half")
     result = run(*command(sounds, cache, tmp_path / "run", epochs=1))
     assert result.returncode == 1 and "delete it to start anew" in result.stderr
+
+
+def test_cycles_begin_anew():
+    """A training of two cycles passes through the end of one of half the length."""
+    net = torch.nn.Linear(2, 2)
+    rates = []
+    for recipe in (Recipe(epochs=10), Recipe(epochs=20, cycles=2)):
+        optimizer = _optimizer(net, recipe)
+        rates.append([_set_lr(optimizer, recipe, epoch, 100) for epoch in range(recipe.epochs)])
+    assert rates[1][:10] == rates[0] and rates[1][10] == Recipe().lr and rates[1][11:] == rates[0][1:]
+    with pytest.raises(ValueError, match="20 epochs are not 3 cycles"):
+        Recipe(epochs=20, cycles=3)

@@ -80,6 +80,24 @@ def mixup(x, target, alpha, shares="beta"):
     return mix * x + (1 - mix) * x[order], share[:, None] * target + (1 - share[:, None]) * target[order]
 
 
+def between_class(static, target, raw=False):
+    """(batch, bands, frames) in dB, or samples, (batch, classes) -> both sounds heard at once. Tokozume 2018, eq. (2), (3).
+
+    The shares are uniform on 0 to 1, and what a share says is how loud a sound is beside the other: the louder one is turned
+    down first. In dB the powers add, as those of sounds with nothing in common do.
+    """
+    order, share = torch.randperm(len(static)), torch.rand(len(static)).to(static.device)
+    power = static.square() if raw else 10 ** (static / 10)
+    level = power.mean(1).amax(1).clamp(min=1e-10).sqrt()  # amplitude of the loudest frame, or sample
+    own = 1 / (1 + level / level[order] * (1 - share) / share.clamp(min=1e-6))[:, None, None]
+    scale = (own**2 + (1 - own) ** 2).sqrt()
+    if raw:
+        mixed = (own * static + (1 - own) * static[order]) / scale
+    else:
+        mixed = 10 * torch.log10((own / scale) ** 2 * power + ((1 - own) / scale) ** 2 * power[order])
+    return mixed, share[:, None] * target + (1 - share[:, None]) * target[order]
+
+
 def oversampled(targets):
     """(n,) class indices -> indices in random order in which every class stands as often as the most frequent one. P1."""
     largest = int(torch.bincount(targets).max())

@@ -139,9 +139,7 @@ def _epoch(run, learner, data, variations, targets, opinions, recipe, optimizer,
         if variations:
             vary = torch.rand(len(share)) < 0.5
             statics = [variations[i] if other else data[i] for i, other in zip(share, vary)]
-        raw, goal = _patches(statics, run.patch, recipe, fabric.device), goals[share].to(fabric.device)
-        if recipe.mixup_alpha and len(share) > 1:
-            raw, goal = augment.mixup(raw, goal, recipe.mixup_alpha, recipe.shares)
+        raw, goal = _patches(statics, goals[share].to(fabric.device), run.patch, recipe)
         target, opinion = goal[:, : len(run.labels)], goal[:, len(run.labels) :]
         if teacher:
             opinion = F.softmax(teacher(raw) / recipe.temperature, 1)
@@ -172,13 +170,18 @@ def _follow(average, model, decay):
             kept.copy_(new)
 
 
-def _patches(statics, patch, recipe, device):
-    """A random stretch of each clip, louder or quieter -> (batch, planes, frames, bands)."""
+def _patches(statics, goal, patch, recipe):
+    """A random stretch of each clip, louder or quieter, mixed with another -> (batch, planes, frames, bands), its goal."""
     raw = patch.planes == "frames"
-    crops = augment.random_crops(statics, patch.n_static, raw).to(device)
+    crops = augment.random_crops(statics, patch.n_static, raw).to(goal.device)
     if recipe.roll:
         crops = augment.random_roll(crops)
-    return augment.planes_of(augment.random_gain(crops, recipe.gain_db, raw), patch.planes)
+    crops = augment.random_gain(crops, recipe.gain_db, raw)
+    if recipe.shares == "between":
+        crops, goal = augment.between_class(crops, goal, raw)
+    elif recipe.mixup_alpha and len(crops) > 1:
+        crops, goal = augment.mixup(crops, goal, recipe.mixup_alpha, recipe.shares)
+    return augment.planes_of(crops, patch.planes), goal
 
 
 def _grid(data, patch):
@@ -210,7 +213,8 @@ def _optimizer(model, recipe):
 def _set_lr(optimizer, recipe, epoch, n_items):
     lr = recipe.lr
     if recipe.schedule == "cosine":
-        lr *= 0.2 if epoch == 0 else 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+        length = recipe.epochs // recipe.cycles
+        lr *= 0.2 if epoch == 0 else 0.5 * (1 + math.cos(math.pi * (epoch % length) / length))
     elif recipe.schedule == "steps":
         lr *= STEP_DECAY ** (epoch * max(1, n_items // recipe.batch_size) // STEP_BATCHES)
     elif recipe.schedule == "restarts":

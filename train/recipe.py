@@ -11,7 +11,10 @@ class Recipe:
     schedule       "cosine": one warm-up epoch, then a cosine to zero; "constant"; "steps": 0.91 times as much after every
                    200 batches, counted at the beginning of each epoch (P2); "restarts": cosines to a ten-thousandth (P4),
                    each twice as long as the one before, the first of 10 epochs (ours: the paper gives no lengths)
-    shares         of mixup: "beta", "uniform", "both" (P1), see train.augment.mixup
+    cycles         of a "cosine" schedule, all equally long: after each the rate is back at `lr`, and a shorter training's
+                   end is a point on the way of a longer one
+    shares         of mixup: "beta", "uniform", "both" (P1), see train.augment.mixup; or "between": both sounds at once, as
+                   loud as uniform shares say, see train.augment.between_class
     crops          "random": one stretch of each clip per epoch; "grid": every patch of each clip, P1's without overlap
     oversample     classes stand equally often in an epoch (P1)
     precision      of the net's forward pass: "float32", or "bfloat16" where the processor has units for it; weights and
@@ -44,6 +47,7 @@ class Recipe:
     average: float = 0.0
     vary_every: int = 0
     optimizer: str = "adam"
+    cycles: int = 1
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -53,6 +57,8 @@ class Recipe:
             value = getattr(self, name)
             if not low <= value <= high:  # NaN too
                 raise ValueError(f"{name} {value}: choose {low} to {high}")
+        if self.epochs % self.cycles:
+            raise ValueError(f"{self.epochs} epochs are not {self.cycles} cycles of equal length")
 
     def to_json(self):
         """What tells this recipe apart; fields of LATER only where they are not at their default."""
@@ -62,7 +68,7 @@ class Recipe:
 
 CHOICES = {
     "schedule": ("cosine", "constant", "steps", "restarts"),
-    "shares": ("beta", "uniform", "both"),
+    "shares": ("beta", "uniform", "both", "between"),
     "crops": ("random", "grid"),
     "oversample": (True, False),
     "precision": ("float32", "bfloat16"),
@@ -86,4 +92,5 @@ RANGES = {
     "mixstyle": (0, 1),
     "average": (0, 0.99999),
     "vary_every": (0, 100_000),
+    "cycles": (1, 100_000),
 }
