@@ -51,11 +51,15 @@ def train_member(name, shape, args):
     else:
         train(
             "cnn7", shape.kwargs, shape.frontend(name), shape.patch, args.data, args.fold,
-            recipe(args.epochs, args.seed), args.runs / name, teachers=args.teacher, cache=args.cache, say=say,
+            _recipe(args), args.runs / name, teachers=args.teacher, cache=args.cache, say=say,
         )  # fmt: skip
     if args.qat_epochs:
         tuned(name, args)
     return name, time.monotonic() - started
+
+
+def _recipe(args):
+    return recipe(args.epochs, args.seed, augmented=not args.no_augmentation)
 
 
 def tuned(name, args):
@@ -175,7 +179,7 @@ def identity(args):
         "qat_epochs": args.qat_epochs,
         "seed": args.seed,
         "quantization": QUANTIZATION,
-        "recipe": recipe(args.epochs, args.seed).to_json(),
+        "recipe": _recipe(args).to_json(),
         **{name: value for name, value in later.items() if value is not None},  # those of before must stay the same
     }
 
@@ -266,6 +270,7 @@ def arguments(argv):
         "--prune-from", type=Path, metavar="RUNS", help="--runs of a larger budget: prune its nets and train them on"
     )
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--no-augmentation", action="store_true", help="recordings as they are, to see what it buys")
     parser.add_argument(
         "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
     )
@@ -302,6 +307,8 @@ def _check(args):
     """Raises ValueError for what does not go together or no search can have, ImportError where none can be made."""
     if args.shapes and (args.prune_from or args.search is not None):
         raise ValueError("--shapes takes no --search and no --prune-from: it says the shapes")
+    if args.no_augmentation and (args.prune_from or args.search is not None):
+        raise ValueError("--no-augmentation takes no --search and no --prune-from: those have recipes of their own")
     if args.prune_from and (args.teacher or args.search is not None):
         raise ValueError("--prune-from takes no --teacher and no --search: the wider nets give the shape and teach it")
     if args.search is None:

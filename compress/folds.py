@@ -67,14 +67,16 @@ def _calls(args, folds):
     """What to call compress.cnn7 with, fold by fold. A search and pruning see the fold's own training clips alone."""
     searching = {name: getattr(args, name) for name in ("search", "search_epochs", "ram", "macs", "shapes")}
     more = [f"--{name.replace('_', '-')}={value}" for name, value in searching.items() if value is not None]
+    more += ["--no-augmentation"] if args.no_augmentation else []
     for fold in folds:
         runs = args.runs / f"fold{fold}"
+        taught = [f"--teacher={args.teachers / f'fold{fold}' / name}" for name in PRESETS] if args.teachers else []
         pruned = ["--prune-from", str(args.prune_from / f"fold{fold}")] if args.prune_from else []
         yield [
             "--budget", args.budget, "--data", str(args.data), "--fold", str(fold), "--epochs", str(args.epochs),
             "--qat-epochs", str(args.qat_epochs), "--seed", str(args.seed), "--cache", str(args.cache),
             "--runs", str(runs), "--out", str(runs / ("bundle-qat" if args.qat_epochs else "bundle")),
-            *more, *pruned,
+            *more, *taught, *pruned,
         ]  # fmt: skip
 
 
@@ -106,6 +108,10 @@ def arguments(argv):
     parser.add_argument("--search", metavar="HOURS", help="as of compress.cnn7: a search in each fold's training clips")
     for option in ("--search-epochs", "--ram", "--macs", "--shapes"):
         parser.add_argument(option, help="as of compress.cnn7")
+    parser.add_argument("--no-augmentation", action="store_true", help="as of compress.cnn7")
+    parser.add_argument(
+        "--teachers", type=Path, metavar="RUNS", help="--runs of a larger budget: its nets of each fold teach together"
+    )
     parser.add_argument(
         "--prune-from", type=Path, metavar="RUNS", help="--runs of a larger budget: prune each fold's nets"
     )

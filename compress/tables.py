@@ -19,6 +19,7 @@ import torch
 
 from compress import tables_of_runs
 from compress.deployed import n_looped
+from compress.recipe import NO_AUGMENTATION
 from compress.workers import side_by_side
 from compress.written import write_table
 from runtime import command
@@ -35,7 +36,6 @@ from train.trainer import train
 TABLES = ("sizes", "lengths", "fusion", "classes")
 LENGTHS = {620: 128, 1120: 128, 1850: 128, 2048: 200}  # hop -> frames of a patch: P3's 1, 2, 5 and 10 s
 EPOCHS = 100
-NO_AUGMENTATION = {"mixup_alpha": 0.0, "mask_frames": 0, "mask_bands": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Net:
     def recipe(self, epochs, batch_size, seed):
         """Without random gain, which is not the paper's."""
         given = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "gain_db": 0.0}
-        return Recipe(**given, **({} if self.augmented else NO_AUGMENTATION))
+        return Recipe(**given | ({} if self.augmented else NO_AUGMENTATION))
 
 
 def nets_of(table, spectrograms=tuple(PRESETS), hops=tuple(LENGTHS)):

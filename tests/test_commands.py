@@ -134,6 +134,18 @@ def test_every_fold_held_out_once(sounds, cache, tmp_path):
     assert again.returncode == 0 and again.stdout.count("is done") == 2 and "trained in" not in again.stdout
     assert again.stdout.splitlines()[2:] == result.stdout.splitlines()[-len(again.stdout.splitlines()) + 2 :]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("fold*/*/*")} == files
+    compared = run("compress.compare", f"a={tmp_path}", f"b={tmp_path}:bundle", "--data", sounds, "--cache", cache,
+                   "--out", tmp_path / "compared", "--engine", "onnx")  # fmt: skip
+    assert compared.returncode == 0, compared.stderr
+    table = json.loads((tmp_path / "compared.json").read_text())
+    for row in table["rows"]:
+        for form, column in (("float", "float"), ("int8", "onnx")):
+            for net, scored in rows.items():
+                assert row[form][net]["accuracy"] == pytest.approx(scored[column]["accuracy"])
+                assert row[form][net]["log_loss"] == pytest.approx(scored[column]["log_loss"], abs=1e-5)
+    assert table["rows"][1]["less_row_before"]["log_loss_interval"] == [0, 0] and table["n"] == 16
+    heard = run("compress.compare", f"a={tmp_path}:nothing", "--data", sounds, "--cache", cache)
+    assert heard.returncode == 1 and "nothing" in heard.stderr
 
 
 def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
@@ -142,6 +154,11 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     args = folds.arguments(["--budget", "48kb", "--data", str(tmp_path), "--runs", str(tmp_path), "--qat-epochs", "2"])
     (command,) = map(cnn7.arguments, folds._calls(args, [1]))
     assert (command.qat_epochs, command.out.name) == (2, "bundle-qat")
+    assert not command.no_augmentation and not command.teacher
+    vars(args).update(no_augmentation=True, teachers=tmp_path / "wide")
+    (other,) = map(cnn7.arguments, folds._calls(args, [3]))
+    assert other.no_augmentation and other.teacher == [tmp_path / "wide" / "fold3" / n for n in ("mel", "gam", "cqt")]
+    assert cnn7.identity(other)["recipe"]["mixup_alpha"] == 0
     command.out.mkdir(parents=True)
     (command.out / "bundle.json").write_text("{}")
     assert not cnn7.is_finished(command)

@@ -14,7 +14,7 @@ PIECE = 4 << 20  # counts of resampled groups held at once
 
 def accuracy_and_loss(truth, log_p):
     """(clips,) class indices, (clips, classes) log probabilities -> {"accuracy", "log_loss", "n"}."""
-    hits, losses = _hits_and_losses(truth, log_p)
+    hits, losses = hits_and_losses(truth, log_p)
     return {"accuracy": float(hits.mean()), "log_loss": float(losses.mean()), "n": len(truth)}
 
 
@@ -45,7 +45,7 @@ def bootstrap(values, groups, level=0.95, n_resamples=N_RESAMPLES, seed=0):
 
 def intervals(truth, log_p, groups):
     """(clips,), (clips, classes), (clips,) -> {"accuracy", "log_loss"}: 95 % bootstrap intervals [low, high]."""
-    hits, losses = _hits_and_losses(truth, log_p)
+    hits, losses = hits_and_losses(truth, log_p)
     return {"accuracy": list(bootstrap(hits, groups)), "log_loss": list(bootstrap(losses, groups))}
 
 
@@ -55,7 +55,7 @@ def difference(truth, log_p, other_log_p, groups):
     -> {"accuracy", "accuracy_interval", "log_loss", "log_loss_interval"}; a positive accuracy and a negative log loss
     speak for the first.
     """
-    (hits, losses), (other_hits, other_losses) = (_hits_and_losses(truth, p) for p in (log_p, other_log_p))
+    (hits, losses), (other_hits, other_losses) = (hits_and_losses(truth, p) for p in (log_p, other_log_p))
     won, lost = hits - other_hits, losses - other_losses
     return {
         "accuracy": float(won.mean()),
@@ -74,7 +74,7 @@ def difference_text(row):
     )
 
 
-def _hits_and_losses(truth, log_p):
+def hits_and_losses(truth, log_p):
     """-> (clips,) 1.0 where the likeliest class is right, (clips,) -log probability of the right one."""
     hits = (log_p.argmax(axis=1) == truth).astype(np.float64)
     return hits, -np.asarray(log_p, np.float64)[np.arange(len(truth)), truth]
