@@ -33,6 +33,8 @@ SMALL = {
     "joint": ({"width": 0.125}, (1, 24, 16)),
     "vgg": ({"width": 0.125}, (1, 64, 16)),
     "tinyvgg": ({"width": 0.25}, (1, 64, 16)),
+    "cpmobile": ({"width": 0.125}, (3, 24, 16)),
+    "bcresnet": ({"width": 0.0625}, (3, 24, 16)),
     "attentive": ({"widths": [4, 6], "n_frames": 12, "n_bands": 8}, (3, 12, 16)),
     "learned": (
         {"sr": 4000, "n_filters": 8, "context": 2, "net": "lstm", "n_channels": 4, "n_lstm": 8, "pool": 2}, (1, 24, 64)
@@ -44,7 +46,11 @@ def small(name, **more):
     """An untrained net in eval mode that tells inputs apart."""
     torch.manual_seed(1)
     kwargs, _ = SMALL[name]
-    model = MODELS[name](n_classes=4, **kwargs, **more)
+    return telling(MODELS[name](n_classes=4, **kwargs, **more))
+
+
+def telling(model):
+    """-> the model in eval mode, its statistics those of some training and its weights large."""
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
@@ -264,7 +270,7 @@ def test_spsmf_by_a_loop(name):
     """Two nets, each on its half of the bands; probabilities averaged."""
     kwargs, (planes, frames, bands) = SMALL[name]
     x = torch.randn(2, planes, frames, 2 * bands)
-    wrapped = MODELS["strategies"](4, name, kwargs, n_sub_bands=2).eval()
+    wrapped = telling(MODELS["strategies"](4, name, kwargs, n_sub_bands=2))
     low, high = wrapped.nets
     expected = (low(x[..., :bands]).softmax(1) + high(x[..., bands:]).softmax(1)) / 2
     assert torch.allclose(wrapped(x).exp(), expected, atol=1e-6)
@@ -316,6 +322,10 @@ def test_late_fusion_is_one_net_per_spectrogram_and_a_classifier():
         ("cdnn", {"width": 0}, "width 0"),
         ("crnn", {"width": float("nan")}, "width nan"),
         ("joint", {"width": "wide"}, "'wide'"),
+        ("cpmobile", {"width": -0.5}, "width -0.5"),
+        ("bcresnet", {"width": 5}, "width 5"),
+        ("bcresnet", {"band_stride": 3}, "band_stride 3: choose 2 or 4"),
+        ("bcresnet", {"band_stride": True}, "band_stride True"),
         ("vgg", {"fusion": "soon"}, "'soon'"),
         ("vgg", {"bands": []}, "bands"),
         ("vgg", {"bands": [40, 64]}, "--fusion late"),
