@@ -377,6 +377,14 @@ def test_maps_pool_head_are_the_net(name):
     assert torch.allclose(net.head(net.pool(net.maps(x))), net(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_is_rebuilt_from_what_its_run_stores(name):
+    net, x = small(name), patches(name)
+    again = MODELS[name](**json.loads(json.dumps(net.kwargs))).eval()
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(x), net(x))
+
+
 @pytest.mark.parametrize("fusion", ["early", "middle", "late"])
 def test_fused_nets_hear_each_spectrogram_in_its_place(fusion):
     """EF, MF and LF: each spectrogram reaches the logits, and where it lies matters."""
