@@ -140,9 +140,9 @@ class _Deployed(TorchDispatchMode):
 def estimated_counts(model: nn.Module, in_shape: tuple[int, int, int] = (N_PLANES, 128, 128)) -> dict[str, int | float]:
     """`deployed_counts` of any net of convolutions, and an estimate of its int8 .tflite file.
 
-    in_shape: (planes, frames, bands).
-    Bytes of the file: one for each weight, eight for each channel (bias, scale), zero points of eight in a list for each
-    number of channels, and what operators take. The test holds it against the files of all NETS: within 3 %.
+    in_shape: (planes, frames, bands). Bytes of the file: one for each weight; eight for each channel, a bias and a scale,
+    where the net has no bias too; zero points of eight each, a list for every number of channels; and what operators
+    take. Within 3 % of the files of all NETS.
     """
     noted = _Deployed()
     with torch.no_grad(), noted:
