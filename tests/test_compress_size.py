@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from compress import size
 from train.cnn7 import CNN7, WIDTHS_CR
+from train.cpmobile import CPMobile
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,27 @@ def test_deployed_counts(rows):
     assert rows["full DC"]["dcase_2022"] == 36_330 and rows["full DC"]["dcase_2023_bytes"] == 37_704
     for row in rows.values():
         assert row["dcase_2023_bytes"] < row["onnx_bytes"] < row["tflite_bytes"] < 1.75 * row["dcase_2023_bytes"]
+
+
+def test_the_estimate_of_a_file(rows):
+    """Weights, biases and MACs are counted, not guessed: they are those of the graph; the file's bytes within 3 %."""
+    for name, (widths, decomposed, _) in size.NETS.items():
+        counts = size.estimated_counts(CNN7(10, widths, decomposed))
+        exact = {key: rows[name][key] for key in ("dcase_2022", "deployed_float_bytes", "dcase_2023_bytes", "mmacs")}
+        assert {key: counts[key] for key in exact} == exact
+        assert counts["estimated_bytes"] == pytest.approx(rows[name]["tflite_bytes"], rel=0.03)
+
+
+def test_the_small_families_take_the_bytes_of_the_deployed_net(rows):
+    """Three of each fit where three of CNN-7 do; a depthwise convolution has one weight per tap and channel."""
+    for family in ("cpmobile", "bcresnet"):
+        row = size.family_row(family, "small")
+        assert row["estimated_bytes"] == pytest.approx(rows["deployed"]["tflite_bytes"], rel=0.03)
+        assert size.fits([row["estimated_bytes"]] * 3, size.parse_bytes("128kb"))
+    full = CPMobile(10)
+    folded = sum(m.weight.numel() + m.out_channels for m in full.modules() if isinstance(m, torch.nn.Conv2d))
+    assert size.family_row("cpmobile", "full")["dcase_2022"] == folded
+    assert size.family_row("cpmobile", "full")["mmacs"] < 30  # DCASE 2023's limit, for which the paper sized it
 
 
 def test_conventions_differ_as_they_should():
@@ -113,7 +135,11 @@ def test_command_line(rows, monkeypatch, capsys):
     monkeypatch.setattr(size, "size_row", rows.get)
     monkeypatch.setattr(sys, "argv", ["size", "--json"])
     size.main()
-    assert json.loads(capsys.readouterr().out) == list(rows.values())
+    printed = json.loads(capsys.readouterr().out)
+    assert printed[: len(rows)] == list(rows.values())
+    assert [row["net"] for row in printed[len(rows) :]] == [
+        "cpmobile full", "cpmobile small", "bcresnet full", "bcresnet small"
+    ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["size"])
     size.main()
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The nets of P1 and P2 are their tables, and their equations are those loops."""
+"""The nets of P1 and P2, CP-Mobile and BC-ResNet are their tables, and their equations are those loops."""
 
 import dataclasses
 import json
@@ -15,9 +15,12 @@ from export.graph import run as run_graph
 from runtime.frontend import CQT, GAMMATONE, MEL
 from tests.conftest import run
 from train import augment
+from train.bcresnet import BCResNet
 from train.cdnn import CDNN
 from train.cnn7 import CNN7
+from train.cpmobile import CPMobile
 from train.crnn import CRNN
+from train.depthwise import Depthwise
 from train.features import PLANES, PatchShape, Stack, frontend_from_json
 from train.joint import Joint
 from train.loop import _grid
@@ -33,6 +36,8 @@ SMALL = {
     "joint": ({"width": 0.125}, (1, 24, 16)),
     "vgg": ({"width": 0.125}, (1, 64, 16)),
     "tinyvgg": ({"width": 0.25}, (1, 64, 16)),
+    "cpmobile": ({"width": 0.125}, (3, 24, 16)),
+    "bcresnet": ({"width": 0.0625}, (3, 24, 16)),
     "attentive": ({"widths": [4, 6], "n_frames": 12, "n_bands": 8}, (3, 12, 16)),
     "learned": (
         {"sr": 4000, "n_filters": 8, "context": 2, "net": "lstm", "n_channels": 4, "n_lstm": 8, "pool": 2}, (1, 24, 64)
@@ -44,7 +49,11 @@ def small(name, **more):
     """An untrained net in eval mode that tells inputs apart."""
     torch.manual_seed(1)
     kwargs, _ = SMALL[name]
-    model = MODELS[name](n_classes=4, **kwargs, **more)
+    return telling(MODELS[name](n_classes=4, **kwargs, **more))
+
+
+def telling(model):
+    """-> the model in eval mode, its statistics those of some training and its weights large."""
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
@@ -152,6 +161,89 @@ def test_tiny_net_counts():
     assert [round(4 * parameters(net) / 1024) for net in (one, three)] == [473, 485]
     expected = [(32, 25, 32), (32, 6, 16), (64, 3, 8), (64, 3, 8)]
     assert block_shapes(one.shared, torch.zeros(1, 1, 100, 64)) == expected
+
+
+@pytest.mark.parametrize(
+    "kernel, stride, dilation",
+    [((3, 3), (1, 1), (1, 1)), ((3, 3), (1, 2), (1, 1)), ((3, 1), (1, 1), (4, 1)), ((5, 5), (1, 1), (1, 1))],
+)
+def test_depthwise_trains_as_it_runs(kernel, stride, dilation):
+    """As a dense convolution or not, it is each channel's own convolution, and its weights learn the same."""
+    torch.manual_seed(0)
+    layer, x = Depthwise(6, kernel, stride, dilation), torch.randn(2, 6, 12, 9)
+    padding = [size // 2 * step for size, step in zip(kernel, dilation)]
+    alone = [
+        nn.functional.conv2d(x[:, i : i + 1], layer.weight[i : i + 1], None, stride, padding, dilation)
+        for i in range(6)
+    ]
+    pull = torch.randn(torch.cat(alone, dim=1).shape)
+    (expected,) = torch.autograd.grad((torch.cat(alone, dim=1) * pull).sum(), layer.weight)
+    for mode in (True, False):
+        y = layer.train(mode)(x)
+        assert torch.allclose(y, torch.cat(alone, dim=1), atol=1e-5)
+        (gradient,) = torch.autograd.grad((y * pull).sum(), layer.weight)
+        assert torch.allclose(gradient, expected, atol=1e-4)
+
+
+def test_cpmobile_is_its_table():
+    """The authors' net for DCASE 2023's 128 K parameters; theirs has one plane for our three, and GRN."""
+    net, x = CPMobile(10).eval(), torch.zeros(1, 3, 128, 128)
+    expected = [
+        (8, 64, 64), (32, 32, 32), (32, 32, 32), (32, 16, 16), (32, 16, 16), (72, 16, 8), (72, 16, 8), (168, 16, 8)
+    ]  # fmt: skip
+    shapes = []
+    for layer in net.maps:
+        x = layer(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes == expected
+    blocks = [(32, 32), (32, 32), (32, 32), (32, 72), (72, 72), (72, 168)]
+    count = conv(9, 3, 8, False) + conv(9, 8, 32, False) + conv(1, 168, 10, False)
+    for cin, cout in blocks:
+        count += conv(1, cin, 3 * cin, False) + conv(9, 1, 3 * cin, False) + conv(1, 3 * cin, cout, False)
+    assert parameters(net) == count == 127_084
+    assert [block.adds for block in net.maps[2:]] == [True, True, True, False, True, False]
+
+
+def test_bcresnet_is_its_table():
+    """Twelve blocks in four stages, time dilated by 1, 2, 4, 8; a quarter of the width is the paper's BC-ResNet-2."""
+    net, x = BCResNet(10, width=0.25).eval(), torch.zeros(1, 3, 128, 128)
+    stages = [(16, 64, 32)] * 2 + [(24, 64, 16)] * 2 + [(32, 64, 8)] * 4 + [(40, 64, 8)] * 4
+    shapes = []
+    for layer in net.maps:
+        x = layer(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes == [(32, 64, 32), *stages, (40, 64, 8), (64, 64, 8)]
+    blocks = net.maps[1:13]
+    assert [b.along_time[0][0].dilation[0] for b in blocks] == [1, 1, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8]
+    assert [i for i, b in enumerate(blocks) if b.is_transition] == [0, 2, 4, 8]
+    assert net.maps[0][0].stride == (2, 4) and BCResNet(10, band_stride=2).maps[0][0].stride == (2, 2)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_broadcast_block_by_a_loop(index):
+    """x + f2(x) + f1 of its mean over the bands, the same for every band; a transition block does not add x."""
+    block = telling(BCResNet(4, width=0.0625)).maps[1:13][index]
+    x = torch.randn(2, 8 if index == 0 else 4, 9, 6)
+    y = block.across_bands(x)
+    rows = torch.stack([sum(y[..., band] for band in range(6)) / 6], dim=3)
+    along = block.along_time(rows)
+    for band in range(6):
+        total = y[..., band] + along[..., 0] + (0 if block.is_transition else x[..., band])
+        assert torch.allclose(block(x)[..., band], total.clamp(min=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cpmobile", "bcresnet"])
+def test_nothing_but_convolutions_is_left(name):
+    """Every BN folds into the convolution in front of it, borders included; what remains has an operator in int8."""
+    net, x = small(name), patches(name)
+    logits = net(x)
+    for layer in [m for m in net.modules() if isinstance(m, nn.Sequential)]:
+        if len(layer) > 1 and isinstance(layer[1], nn.BatchNorm2d):
+            layer[0] = nn.utils.fusion.fuse_conv_bn_eval(layer[0], layer[1])
+            layer[1] = nn.Identity()
+    assert torch.allclose(net(x), logits, rtol=1e-4, atol=1e-4)
+    kinds = {type(m).__name__ for m in net.modules() if not list(m.children())}
+    assert kinds <= {"Conv2d", "Depthwise", "Linear", "ReLU", "AvgPool2d", "Identity"}
 
 
 def test_help_lists_each_system_with_its_true_size():
@@ -264,7 +356,7 @@ def test_spsmf_by_a_loop(name):
     """Two nets, each on its half of the bands; probabilities averaged."""
     kwargs, (planes, frames, bands) = SMALL[name]
     x = torch.randn(2, planes, frames, 2 * bands)
-    wrapped = MODELS["strategies"](4, name, kwargs, n_sub_bands=2).eval()
+    wrapped = telling(MODELS["strategies"](4, name, kwargs, n_sub_bands=2))
     low, high = wrapped.nets
     expected = (low(x[..., :bands]).softmax(1) + high(x[..., bands:]).softmax(1)) / 2
     assert torch.allclose(wrapped(x).exp(), expected, atol=1e-6)
@@ -283,6 +375,14 @@ def test_gradients(name, options, bands):
 def test_maps_pool_head_are_the_net(name):
     net, x = small(name), patches(name)
     assert torch.allclose(net.head(net.pool(net.maps(x))), net(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_is_rebuilt_from_what_its_run_stores(name):
+    net, x = small(name), patches(name)
+    again = MODELS[name](**json.loads(json.dumps(net.kwargs))).eval()
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(x), net(x))
 
 
 @pytest.mark.parametrize("fusion", ["early", "middle", "late"])
@@ -316,6 +416,10 @@ def test_late_fusion_is_one_net_per_spectrogram_and_a_classifier():
         ("cdnn", {"width": 0}, "width 0"),
         ("crnn", {"width": float("nan")}, "width nan"),
         ("joint", {"width": "wide"}, "'wide'"),
+        ("cpmobile", {"width": -0.5}, "width -0.5"),
+        ("bcresnet", {"width": 5}, "width 5"),
+        ("bcresnet", {"band_stride": 3}, "band_stride 3: choose 2 or 4"),
+        ("bcresnet", {"band_stride": True}, "band_stride True"),
         ("vgg", {"fusion": "soon"}, "'soon'"),
         ("vgg", {"bands": []}, "bands"),
         ("vgg", {"bands": [40, 64]}, "--fusion late"),

@@ -56,6 +56,18 @@ SYSTEMS = {
         PatchShape(),
         Recipe(),
     ),
+    "cpmobile": System(
+        "DCASE 2023, CP-Mobile (Schmid et al.) without GRN, inverted bottlenecks, 127,084 parameters",
+        {"full": {}, "small": {"width": 0.44}},
+        PatchShape(),
+        Recipe(),
+    ),
+    "bcresnet": System(
+        "BC-ResNet-8 (Kim et al. 2021) with BN and ReLU, broadcast residuals, 315,178 parameters",
+        {"full": {}, "small": {"width": 0.22}},
+        PatchShape(),
+        Recipe(),
+    ),
     "cdnn": System(
         "P1, C-DNN, six convolutions from 9x9 to 3x3 and FC layers, 2,271,820 parameters",
         FULL_AND_SMALL,
@@ -126,4 +138,5 @@ def arguments(name, shape, frontend, patch, given=()):
 def described():
     """The systems as lines for --help."""
     lines = [f"  {name:9} {system.about} [--shape {', '.join(system.shapes)}]" for name, system in SYSTEMS.items()]
-    return "\n".join(["systems:", *lines, "", "small: ours, scaled down to train on a CPU"])
+    small = "small: ours, scaled down to train on a CPU; cpmobile and bcresnet: to the bytes of cnn7 deployed, in int8"
+    return "\n".join(["systems:", *lines, "", small])
