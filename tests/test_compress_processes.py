@@ -4,42 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import run
 
-PROC = "/proc"
-
-
-def children(pid):
-    """-> pids of the processes that `pid` started, by /proc."""
-    found = []
-    for name in filter(str.isdigit, os.listdir(PROC)):
-        try:
-            with open(f"{PROC}/{name}/stat") as file:
-                fields = file.read().rsplit(")", 1)[1].split()
-        except OSError:
-            continue  # it ended meanwhile
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(name))
-    return found
-
-
-def is_alive(pid):
-    try:
-        with open(f"{PROC}/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition, seconds=60):
-    """Waits, however slow the machine; a minute means never."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.05)
+from tests.conftest import PROC, children, is_alive, run, wait_until
 
 
 @pytest.mark.skipif(not os.path.isdir(PROC), reason="processes are counted in /proc, which this system lacks")
