@@ -108,7 +108,8 @@ def normalisation(statics, planes_of):
     """
     n_bands = len(statics[0])
     groups = np.array_split(np.arange(n_bands), max(1, n_bands // BANDS_AT_ONCE))
-    parts = [_mean_and_std(statics, planes_of, slice(bands[0], bands[-1] + 1)) for bands in groups]
+    parts = (_mean_and_std(statics, planes_of, slice(bands[0], bands[-1] + 1)) for bands in groups)
+    parts = list(counted(parts, len(groups), "statistics, group of bands"))
     mean, std = (np.concatenate(rows, axis=2).reshape(len(rows[0]), -1) for rows in zip(*parts))
     mean, std = mean.astype(np.float32), np.maximum(std, 1e-3)
     if len(mean) > 1:
