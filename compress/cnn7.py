@@ -34,6 +34,7 @@ from train.features import CACHE, features
 from train.loop import clip_log_probabilities
 from train.run import load_run
 from train.trainer import load_teachers, train
+from train.workers import workers
 
 
 def train_member(name, shape, args):
@@ -49,10 +50,12 @@ def train_member(name, shape, args):
             args.runs / name, cache=args.cache, say=say,
         )  # fmt: skip
     else:
-        train(
-            "cnn7", shape.kwargs, shape.frontend(name), shape.patch, args.data, args.fold,
-            _recipe(args), args.runs / name, teachers=args.teacher, cache=args.cache, say=say,
-        )  # fmt: skip
+        with workers(args.workers) as starmap:
+            train(
+                "cnn7", shape.kwargs, shape.frontend(name), shape.patch, args.data, args.fold,
+                _recipe(args), args.runs / name, teachers=args.teacher, cache=args.cache, say=say,
+                starmap=starmap,
+            )  # fmt: skip
     if args.qat_epochs:
         tuned(name, args)
     return name, time.monotonic() - started
@@ -219,8 +222,9 @@ def main(argv=None):
     alike = len(set(shapes.values())) == 1
     nets = str(shapes["mel"]) if alike else "; ".join(f"{name} {shape}" for name, shape in shapes.items())
     print(f"three nets of widths {nets}, {len(args.teacher)} teachers, {args.epochs} epochs each", flush=True)
-    for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
-        features(dataset.clips, shape.frontend(name), args.cache)
+    with workers(args.workers) as starmap:
+        for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
+            features(dataset.clips, shape.frontend(name), args.cache, starmap)
     for name, took_s in side_by_side(train_member, [(name, shape, args) for name, shape in shapes.items()]):
         print(f"{name}: trained in {took_s:.0f} s", flush=True)
     runs = [load_run(args.runs / name) for name in PRESETS]
@@ -293,6 +297,12 @@ def arguments(argv):
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that make spectrograms and then, for each of the three trainings, variations (default 0: none)",
+    )
     parser.add_argument(
         "--runs", type=Path, help="where the three trainings are kept (default: runs/, as --out is called)"
     )

@@ -1,14 +1,17 @@
 """Shared by the tests: a small bundle of untrained nets, a small data set, sounds, and commands."""
 
 import runtime  # noqa: F401, I001  before numpy: it sets how many threads numpy takes
+import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 SR = 44100
+PROC = "/proc"
 # A shell makes what it starts in the background ignore Ctrl-C, and children inherit that: commands under test must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -94,3 +97,33 @@ def noise(seconds, seed=0):
     loud = 10 ** (-2 + 1.5 * np.sin(2 * np.pi * 0.4 * t))
     tone = np.sin(2 * np.pi * (300 + 200 * t) * t)
     return (loud * (0.3 * rng.standard_normal(len(t)) + 0.5 * tone)).astype(np.float32)
+
+
+def children(pid):
+    """-> pids of the processes that `pid` started, by /proc."""
+    found = []
+    for name in filter(str.isdigit, os.listdir(PROC)):
+        try:
+            with open(f"{PROC}/{name}/stat") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it ended meanwhile
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(name))
+    return found
+
+
+def is_alive(pid):
+    try:
+        with open(f"{PROC}/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=60):
+    """Waits, however slow the machine; a minute means never."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)

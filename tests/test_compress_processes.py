@@ -4,42 +4,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import run
 
-PROC = "/proc"
-
-
-def children(pid):
-    """-> pids of the processes that `pid` started, by /proc."""
-    found = []
-    for name in filter(str.isdigit, os.listdir(PROC)):
-        try:
-            with open(f"{PROC}/{name}/stat") as file:
-                fields = file.read().rsplit(")", 1)[1].split()
-        except OSError:
-            continue  # it ended meanwhile
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(name))
-    return found
+from tests.conftest import PROC, children, is_alive, run, wait_until
 
 
-def is_alive(pid):
-    try:
-        with open(f"{PROC}/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition, seconds=60):
-    """Waits, however slow the machine; a minute means never."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.05)
+def is_importing_torch(pid):
+    """So it has heard from its parent what to do: before that, Python's own start of a process ends in a traceback."""
+    with open(f"{PROC}/{pid}/maps") as file:
+        return "libtorch" in file.read()
 
 
 @pytest.mark.skipif(not os.path.isdir(PROC), reason="processes are counted in /proc, which this system lacks")
@@ -52,8 +26,9 @@ def test_workers_end_with_a_stopped_compression(sounds, cache, tmp_path, how):
         process = subprocess.Popen(
             [sys.executable, "-m", *map(str, command)], stdout=said, stderr=said, start_new_session=True
         )
-    wait_until(lambda: len(children(process.pid)) == 4)  # three workers and multiprocessing's resource tracker
+    wait_until(lambda: sum(map(is_importing_torch, children(process.pid))) == 3)
     workers = children(process.pid)
+    assert len(workers) == 4  # and multiprocessing's resource tracker
     if how == signal.SIGINT:
         os.killpg(process.pid, how)
     else:

@@ -217,9 +217,10 @@ def test_crops_of_raw_frames_hold_the_sound_and_are_scaled():
     frames[:, 80:95] = torch.randn(32, 15)
     torch.manual_seed(0)
     shape = PatchShape(40, 40, "frames")
-    crops = _patches([frames] * 50, shape, Recipe(gain_db=6.0), "cpu")
+    goal = torch.zeros(50, 2)
+    crops, _ = _patches([frames] * 50, goal, shape, Recipe(gain_db=6.0, mixup_alpha=0.0))
     assert crops.shape == (50, 1, 40, 32) and (crops.abs().amax((1, 2, 3)) > 0.5).all()
-    plain = _patches([frames] * 50, shape, Recipe(gain_db=0.0), "cpu")
+    plain, _ = _patches([frames] * 50, goal, shape, Recipe(gain_db=0.0, mixup_alpha=0.0))
     loudest = plain.abs().amax((1, 2, 3))
     assert loudest.max() <= frames.abs().max() and crops.abs().max() > frames.abs().max()
     crop = frames[:, 60:100][None]

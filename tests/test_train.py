@@ -1,11 +1,13 @@
 """train: from recordings to a run, killed and resumed, cached, scored and drawn; and the commands' clear errors."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,11 +18,11 @@ from safetensors.torch import load_file
 from runtime.files import write_atomic
 from runtime.frontend import MEL
 from runtime.patches import deltas, patches
-from tests.conftest import SR, run
+from tests.conftest import PROC, SR, children, is_alive, run, wait_until
 from train import augment, features, scores
 from train.data import Clip, load_dataset
 from train.features import PatchShape
-from train.loop import _follow, _optimizer, _set_lr, _vary, clip_log_probabilities, fit
+from train.loop import _due, _follow, _Grid, _optimizer, _set_lr, clip_log_probabilities, fit
 from train.recipe import Recipe
 from train.run import load_run
 
@@ -64,17 +66,22 @@ def test_last_and_best_epoch_are_kept_apart(finished):
     assert same == (best["epoch"] == 20)
 
 
-def test_killed_and_resumed_ends_with_the_same_numbers(sounds, cache, finished, tmp_path):
+@pytest.mark.skipif(not os.path.isdir(PROC), reason="processes are counted in /proc, which this system lacks")
+def test_killed_and_resumed_ends_with_the_same_numbers(sounds, finished, tmp_path):
+    """Also with other processes to make spectrograms and variations, which end with the one that is killed."""
     whole, _ = finished
-    out = tmp_path / "killed"
-    args = [sys.executable, "-m", *map(str, command(sounds, cache, out))]
+    out, cache = tmp_path / "killed", tmp_path / "cache"
+    args = [sys.executable, "-m", *map(str, command(sounds, cache, out)), "--workers", "2"]
     with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         for line in process.stdout:
             if line.startswith("epoch 3/"):
+                workers = children(process.pid)
                 os.kill(process.pid, signal.SIGKILL)
                 break
     assert process.wait() == -signal.SIGKILL and not (out / "model.safetensors").exists()
-    result = run(*command(sounds, cache, out))
+    assert len(workers) == 3  # two, and multiprocessing's resource tracker
+    wait_until(lambda: not any(map(is_alive, workers)))
+    result = run(*command(sounds, cache, out), "--workers", 1)
     assert result.returncode == 0 and "resumed after epoch" in result.stdout
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, whole))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -178,6 +185,33 @@ def test_features_are_cached_by_front_end_and_file(sounds, tmp_path):
     os.utime(clips[0].path, ns=(1, 1))  # another recording under the same name
     features.features(clips, MEL, tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_statistics_are_those_of_all_planes_at_once_in_a_part_of_the_memory():
+    rng = np.random.default_rng(0)
+    for planes, order in itertools.product(("deltas", "static", "stacked"), "CF"):
+        planes_of = PatchShape(planes=planes).planes_of
+        statics = [np.asarray(rng.normal(-40, 20, (100, n)), np.float32, order) for n in rng.integers(200, 400, 30)]
+        whole = np.concatenate([planes_of(static) for static in statics], axis=2)
+        mean, std = whole.mean(axis=2, dtype=np.float64).astype(np.float32), whole.std(axis=2)
+        if planes == "deltas":
+            mean[2] -= std[2] * np.linspace(-features.POSITION, features.POSITION, 100, dtype=np.float32)
+        tracemalloc.start()
+        ours = features.normalisation(statics, planes_of)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert np.array_equal(ours[0], mean) and np.array_equal(ours[1], std)  # runs are known by their last bit
+        assert peak < whole.nbytes
+
+
+def test_a_grid_holds_every_patch_of_every_looped_clip():
+    patch, rng = PatchShape(16, 8, "static"), np.random.default_rng(0)
+    statics = [rng.normal(size=(2, n)).astype(np.float32) for n in (5, 16, 23, 40)]
+    grid = _Grid(statics, patch)
+    whole = [np.concatenate([statics[0]] * 4, axis=1), *statics[1:]]
+    expected = [s[:, i : i + 16] for s in whole for i in range(0, s.shape[1] - 15, 8)]
+    assert grid.clips == [0, 1, 2, 3, 3, 3, 3] and len(grid) == len(expected)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(grid, expected))
 
 
 def test_scores_by_hand():
@@ -330,19 +364,13 @@ def test_warm_restarts_fall_and_begin_anew():
 
 
 def test_each_recording_varies_in_its_turn():
-    heard = []
-    data = [torch.zeros(1, 1) for _ in range(5)]
-
-    def varied(i, variation):
-        heard.append((i, variation))
-        return np.full((1, 1), 10 * i + variation, np.float32)
-
-    for epoch in range(6):
-        _vary(data, epoch, 3, varied, 1, first=epoch == 0)
-    assert heard == [(2, 1), (1, 1), (4, 1), (0, 1), (3, 1), (2, 2), (1, 2), (4, 2)]
-    resumed = [torch.zeros(1, 1) for _ in range(5)]
-    _vary(resumed, 5, 3, varied, 1, first=True)
-    assert resumed == data
+    recipe = Recipe(epochs=6, vary_every=3)
+    turns = [_due(5, epoch, recipe) for epoch in range(7)]
+    assert turns == [[], [(2, 1)], [(1, 1), (4, 1)], [(0, 1), (3, 1)], [(2, 2)], [(1, 2), (4, 2)], []]
+    for epoch in range(6):  # a training that goes on here has what one that was never stopped has
+        heard = dict(pair for turn in turns[: epoch + 1] for pair in turn)
+        assert dict(_due(5, epoch, recipe, all_of_them=True)) == heard
+    assert _due(5, 6, recipe, all_of_them=True) == [] == _due(5, 3, Recipe(epochs=6))
 
 
 def test_write_atomic_leaves_the_old_file_when_the_new_one_fails(tmp_path):

@@ -18,6 +18,7 @@ from train.recipe import CHOICES
 from train.relevance import SMALL_FRAMES
 from train.systems import SYSTEMS, arguments, described
 from train.trainer import train
+from train.workers import workers
 
 FRONTENDS = {
     **{name: dataclasses.replace(frontend, hop_length=1120) for name, frontend in PRESETS.items()},
@@ -70,10 +71,11 @@ def main(argv=None):
     fabric = fabric_of(recipe, args.accelerator, args.devices)
     fabric.launch()  # where there are several devices: this command once more for each of the others
     say = (lambda line: print(line, flush=True)) if fabric.is_global_zero else (lambda line: None)
-    run, _ = train(
-        name, kwargs, frontend, patch, args.data, args.fold, recipe, folder,
-        teachers=args.teacher, cache=args.cache, fabric=fabric, say=say,
-    )  # fmt: skip
+    with workers(args.workers) as starmap:
+        run, _ = train(
+            name, kwargs, frontend, patch, args.data, args.fold, recipe, folder,
+            teachers=args.teacher, cache=args.cache, fabric=fabric, say=say, starmap=starmap,
+        )  # fmt: skip
     if not fabric.is_global_zero:
         return
     if run.meta["scores"]:
@@ -207,6 +209,12 @@ def _arguments(argv):
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes beside those threads that make spectrograms and, an epoch ahead, variations (default 0: none)",
+    )
     parser.add_argument(
         "--accelerator", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: a GPU, or cpu"
     )

@@ -1,10 +1,10 @@
 """Spectrograms of a data set, computed once by runtime.frontend and kept on disk, keyed by front end and file."""
 
 import hashlib
+import itertools
 import json
 import os
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from runtime.frontend import spectrogram
 from runtime.patches import PLANES, PatchShape, looped
 from runtime.stack import Stack, frontend_from_json
 from train.data import load_wave
+from train.workers import counted
 
 __all__ = [
     "CACHE", "PLANES", "POSITION", "PatchShape", "Stack", "features", "frontend_from_json", "looped", "normalisation",
@@ -23,30 +24,52 @@ CACHE = Path(".cache/features")
 # A net that ends in global pooling cannot tell which bands it hears. The normalised last plane, delta-delta, rises from
 # -POSITION at the lowest band to POSITION at the highest, and says so at no cost on the device. Measured in LOG.md.
 POSITION = 2.0
+BANDS_AT_ONCE = 16  # whose frames are in memory together: all bands of 14,000 clips of 10 s take 20 GB
 VERSION = 4  # raise it when runtime.frontend computes other numbers
 
 
-def features(clips, frontend, cache=CACHE):
-    """-> list of (n_bands, frames) float32 static spectrograms, one per clip, in dB. Progress on stderr."""
-    if isinstance(frontend, Stack):
-        return [np.concatenate(parts) for parts in zip(*(features(clips, f, cache) for f in frontend.frontends))]
+def features(clips, frontend, cache=CACHE, starmap=itertools.starmap):
+    """-> sequence of (n_bands, frames) float32 static spectrograms, one per clip, in dB. Progress on stderr.
+
+    starmap: who computes what is not in the cache yet, see train.workers.
+    """
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
-    started, n_new, out = time.monotonic(), 0, []
-    for i, clip in enumerate(clips, 1):
-        path = cache / f"{_key(clip.path, frontend)}.npy"
-        static = _load(path)
-        if static is None:
-            n_new += 1
-            static = spectrogram(load_wave(clip.path, frontend.sr), frontend)
-            _save(path, static)
-            if n_new % 20 == 0 or i == len(clips):
-                took = time.monotonic() - started
-                print(f"\r{frontend.kind} features {i}/{len(clips)}  {took:.0f} s", end="", file=sys.stderr, flush=True)
-        out.append(static)
-    if n_new:
-        print(file=sys.stderr)
-    return out
+    kept = Kept([[(clip.path, f, cache / f"{_key(clip.path, f)}.npy") for f in frontend.frontends] for clip in clips])
+    missing = [file for files in kept.files for file in files if not file[2].exists()]
+    for _ in counted(starmap(_keep, missing), len(missing), f"{frontend.kind} features"):
+        pass
+    return kept
+
+
+class Kept(Sequence):
+    """Spectrograms on disk, each read anew when it is asked for: the page cache holds what memory has room for, once for
+
+    all processes. A file that was damaged or deleted is computed again.
+    """
+
+    def __init__(self, files):
+        """files: for each clip, and in it for each front end: recording, Frontend, path of the spectrogram."""
+        self.files = files
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        statics = [_kept(*file) for file in self.files[i]]
+        return statics[0] if len(statics) == 1 else np.concatenate(statics)
+
+
+def _keep(recording, frontend, path):
+    _save(path, spectrogram(load_wave(recording, frontend.sr), frontend))
+
+
+def _kept(recording, frontend, path):
+    static = _load(path)
+    if static is None:
+        _keep(recording, frontend, path)
+        static = np.load(path, allow_pickle=False)
+    return static
 
 
 def _load(path):
@@ -83,8 +106,19 @@ def normalisation(statics, planes_of):
     Where there are deltas, the last plane's mean also carries a ramp over the bands: see POSITION. A static plane alone
     stays as the papers have it.
     """
-    planes = np.concatenate([planes_of(s) for s in statics], axis=2)  # (planes, bands, frames)
-    mean, std = planes.mean(axis=2, dtype=np.float64).astype(np.float32), np.maximum(planes.std(axis=2), 1e-3)
+    n_bands = len(statics[0])
+    groups = np.array_split(np.arange(n_bands), max(1, n_bands // BANDS_AT_ONCE))
+    parts = (_mean_and_std(statics, planes_of, slice(bands[0], bands[-1] + 1)) for bands in groups)
+    parts = list(counted(parts, len(groups), "statistics, group of bands"))
+    mean, std = (np.concatenate(rows, axis=2).reshape(len(rows[0]), -1) for rows in zip(*parts))
+    mean, std = mean.astype(np.float32), np.maximum(std, 1e-3)
     if len(mean) > 1:
         mean[-1] -= std[-1] * np.linspace(-POSITION, POSITION, mean.shape[1], dtype=np.float32)
     return mean, std
+
+
+def _mean_and_std(statics, planes_of, bands):
+    """-> float64, float32 (planes, rows that a band becomes, bands), over all frames."""
+    planes = np.concatenate([planes_of(static[bands]) for static in statics], axis=2)
+    planes = planes.reshape(len(planes), -1, bands.stop - bands.start, planes.shape[2])
+    return planes.mean(axis=3, dtype=np.float64), planes.std(axis=3)

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from runtime.files import write_atomic
 from train import augment
 from train.features import looped
+from train.workers import counted
 
 STEP_DECAY, STEP_BATCHES = 0.91, 200
 FIRST_RESTART_EPOCHS, RESTART_DECAY = 10, 1e-4
@@ -54,7 +56,8 @@ def fit(
     `identity`: JSON-able, what else the result depends on; a checkpoint of another one is not resumed. `teacher`: a
     function of raw patches (n, planes, frames, bands) in dB -> logits; or `opinions`: (clips, classes) logits, what teachers
     said of each whole clip before, whatever spectrogram they hear. `evaluate`: history so far -> accuracy, called on
-    some epochs. `varied`: (index of a recording, number of the variation) -> its spectrogram, for recipe.vary_every.
+    some epochs. `varied`: pairs of a recording's index and the number of a variation -> their spectrograms, in order, for
+    recipe.vary_every; asked for an epoch before they are needed, so that others can compute them meanwhile.
     `fabric`: a launched Fabric of `fabric_of`, default this processor; each of its devices takes its share of every batch.
     -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
     epochs took, all calls together, stands in run.meta["seconds_per_epoch"].
@@ -72,7 +75,7 @@ def fit(
     history, seconds = _resume(checkpoint, nets, optimizer, identity)
     if history:
         say(f"resumed after epoch {len(history)}")
-    data = [torch.from_numpy(looped(s, run.patch.n_static)) for s in statics]
+    data = statics  # read from disk one by one where they come from train.features
     targets, opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
     if recipe.oversample and targets.ndim == 2:
         raise ValueError(
@@ -81,15 +84,18 @@ def fit(
     if recipe.vary_every and recipe.crops == "grid":
         raise ValueError("vary_every takes random crops: with a grid of patches each recording was cut up before")
     if recipe.crops == "grid":
-        data, clip = _grid(data, run.patch)
-        targets, opinions = targets[clip], None if opinions is None else opinions[clip]
-    variations = list(data) if recipe.vary_every else None
+        data = _Grid(statics, run.patch)
+        targets, opinions = targets[data.clips], None if opinions is None else opinions[data.clips]
     started, first = time.monotonic(), len(history)
+    variations = {}  # of recordings by index, which have one
+    due = _due(len(data), first, recipe, all_of_them=True)
+    coming = counted(varied(due), len(due), "variations") if due else ()  # training goes on: they take a while
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 100_003 + epoch)
         lr, began = _set_lr(optimizer, recipe, epoch, len(data)), time.monotonic()
-        if recipe.vary_every:
-            _vary(variations, epoch, recipe.vary_every, varied, run.patch.n_static, first=epoch == first)
+        variations.update((i, static) for static, (i, _) in zip(coming, due))
+        due = _due(len(data), epoch + 1, recipe)
+        coming = varied(due) if due else ()
         loss = _epoch(run, on_device, data, variations, targets, opinions, recipe, optimizer, teacher, epoch, fabric)
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
@@ -109,15 +115,16 @@ def fit(
     return history
 
 
-def _vary(variations, epoch, every, varied, n_static, first):
-    """Replace the variations of those recordings whose turn it is; where training goes on, of all.
+def _due(n_recordings, epoch, recipe, all_of_them=False):
+    """-> (recording, variation) of those whose turn it is to vary anew; or of all that vary in this epoch.
 
     Recording i has variation (epoch + i % every) // every, 0 being itself: so each epoch costs the same.
     """
-    for i in range(len(variations)):
-        variation = (epoch + i % every) // every
-        if variation and (first or (epoch + i) % every == 0):
-            variations[i] = torch.from_numpy(looped(varied(i, variation), n_static))
+    every = recipe.vary_every
+    if not every or epoch >= recipe.epochs:
+        return []
+    turns = [(i, epoch + i % every) for i in range(n_recordings)]
+    return [(i, turn // every) for i, turn in turns if turn >= every and (all_of_them or turn % every == 0)]
 
 
 def _epoch(run, learner, data, variations, targets, opinions, recipe, optimizer, teacher, epoch, fabric):
@@ -135,10 +142,12 @@ def _epoch(run, learner, data, variations, targets, opinions, recipe, optimizer,
     n_batches = max(1, len(order) // recipe.batch_size)
     for step, batch in enumerate(torch.tensor_split(order, n_batches), epoch * n_batches + 1):
         share = batch[fabric.global_rank :: fabric.world_size]
-        statics = [data[i] for i in share]
-        if variations:
-            vary = torch.rand(len(share)) < 0.5
-            statics = [variations[i] if other else data[i] for i, other in zip(share, vary)]
+        chosen = share.tolist()
+        statics = [data[i] for i in chosen]
+        if recipe.vary_every:
+            vary = (torch.rand(len(share)) < 0.5).tolist()
+            statics = [variations.get(i, s) if other else s for i, other, s in zip(chosen, vary, statics)]
+        statics = [torch.from_numpy(looped(static, run.patch.n_static)) for static in statics]
         raw, goal = _patches(statics, goals[share].to(fabric.device), run.patch, recipe)
         target, opinion = goal[:, : len(run.labels)], goal[:, len(run.labels) :]
         if teacher:
@@ -184,14 +193,22 @@ def _patches(statics, goal, patch, recipe):
     return augment.planes_of(crops, patch.planes), goal
 
 
-def _grid(data, patch):
-    """Every patch of each (bands, frames) spectrogram as an item of its own. -> list of (bands, n_static), their clips."""
-    pieces, clips = [], []
-    for clip, static in enumerate(data):
-        starts = range(0, static.shape[1] - patch.n_static + 1, patch.stride)
-        pieces += [static[:, start : start + patch.n_static] for start in starts]
-        clips += [clip] * len(starts)
-    return pieces, torch.tensor(clips)
+class _Grid(Sequence):
+    """Every patch of each (bands, frames) spectrogram as an item of its own, (bands, n_static); `clips`: whose it is."""
+
+    def __init__(self, statics, patch):
+        self.statics, self.n_static, self.clips, self.starts = statics, patch.n_static, [], []
+        for clip, static in enumerate(statics):
+            starts = range(0, looped(static, patch.n_static).shape[1] - patch.n_static + 1, patch.stride)
+            self.starts += starts
+            self.clips += [clip] * len(starts)
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, i):
+        start = self.starts[i]
+        return looped(self.statics[self.clips[i]], self.n_static)[:, start : start + self.n_static]
 
 
 def _kl_divergence(logits, target):

@@ -1,5 +1,6 @@
 """From recordings to a finished run: features, training, scores, pictures, files."""
 
+import itertools
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -9,9 +10,8 @@ import torch
 from scipy.special import log_softmax
 
 from runtime.files import write_atomic
-from runtime.frontend import spectrogram
 from train import scores, waves
-from train.data import load_dataset, load_wave, split
+from train.data import load_dataset, split
 from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
@@ -19,11 +19,13 @@ from train.run import Run, load_run
 
 
 def train(
-    model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, teachers=(), cache=CACHE, fabric=None, say=print
-):
+    model_name, kwargs, frontend, patch, data, fold, recipe, folder, *, teachers=(), cache=CACHE, fabric=None, say=print,
+    starmap=itertools.starmap,
+):  # fmt: skip
     """Train one net on one front end, score it on the held-out fold, save the run. -> (Run, log_p of the test clips).
 
     A finished run of the same recipe in `folder` is not trained again. Of several processes of a `fabric` the first writes.
+    starmap: who computes spectrograms, see train.workers.
     """
     folder = Path(folder)
     fitting(model_name, frontend, patch, recipe)
@@ -31,7 +33,7 @@ def train(
     if len(dataset.labels) < 2:
         raise ValueError(f"{data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
     train_clips, test_clips = split(dataset, fold)
-    train_statics, test_statics = (features(clips, frontend, cache) for clips in (train_clips, test_clips))
+    train_statics, test_statics = (features(clips, frontend, cache, starmap) for clips in (train_clips, test_clips))
     run = new_run(model_name, kwargs, frontend, patch, dataset.labels, train_statics, recipe)
     targets = [dataset.labels.index(clip.label) for clip in train_clips]
     identity = [frontend.to_json(), patch.to_json(), [clip.path.name for clip in train_clips], targets]
@@ -42,12 +44,16 @@ def train(
             run.save(folder, "best.safetensors")
         return accuracy
 
+    def varied(which):
+        calls = [(train_clips[i].path, frontend, (recipe.seed, i, variation)) for i, variation in which]
+        return starmap(waves.spectrogram_of, calls)
+
     writes = fabric is None or fabric.is_global_zero
     history = fit(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [str(t) for t in teachers]],
-        opinions=_opinions(load_teachers(teachers, dataset.labels), train_clips, cache),
+        opinions=_opinions(load_teachers(teachers, dataset.labels), train_clips, cache, starmap),
         evaluate=evaluate if test_clips else None,
-        varied=_varied(train_clips, frontend, recipe.seed), fabric=fabric,
+        varied=varied, fabric=fabric,
     )  # fmt: skip
     log_p = clip_log_probabilities(run, test_statics) if test_clips else None
     if not writes:
@@ -107,18 +113,6 @@ def _check_patch(run):
         raise ValueError(f"{run.name} cannot hear patches of {size} ({error}): choose more frames or bands") from error
 
 
-def _varied(clips, frontend, seed):
-    """-> (index of a clip, number of the variation) -> its spectrogram; every front end hears the same variation."""
-
-    def spectrogram_of(i, variation):
-        wave = waves.varied(
-            load_wave(clips[i].path, frontend.sr), frontend.sr, np.random.default_rng([seed, i, variation])
-        )
-        return np.concatenate([spectrogram(wave, f) for f in frontend.frontends])
-
-    return spectrogram_of
-
-
 def load_teachers(paths, labels):
     """-> the trained Runs in these folders, of any spectrogram. Raises ValueError for one of other classes."""
     teachers = [load_run(path) for path in paths]
@@ -129,9 +123,9 @@ def load_teachers(paths, labels):
     return teachers
 
 
-def _opinions(teachers, clips, cache):
+def _opinions(teachers, clips, cache, starmap):
     """Runs -> (clips, classes): log of their product over whole clips. None where there is none."""
     if not teachers:
         return None
-    log_p = [clip_log_probabilities(t, features(clips, t.frontend, cache)) for t in teachers]
+    log_p = [clip_log_probabilities(t, features(clips, t.frontend, cache, starmap)) for t in teachers]
     return log_softmax(np.mean(log_p, axis=0), axis=1)

@@ -9,6 +9,9 @@ import numpy as np
 import soxr
 from scipy import fft
 
+from runtime.frontend import spectrogram
+from train.data import load_wave
+
 SPEED = 0.2  # of the natural logarithm: 0.82 to 1.22 times as fast
 TONE_DB, N_TONES = 4.0, 9  # standard deviation of a microphone's response at so many points, evenly on log frequency
 TONE_HZ = (40.0, 20_000.0)
@@ -18,6 +21,12 @@ ROOM_S, ROOM_DB = (
     (-15.0, -3.0),
 )  # time to decay by 60 dB, energy of the room's sound against the direct one
 NOISE_DB = (-45.0, -12.0)  # against the recording's own level
+
+
+def spectrogram_of(path, frontend, seed):
+    """A recording -> (n_bands, frames) of a variation of it; every front end of a Stack hears the same. For processes."""
+    wave = varied(load_wave(path, frontend.sr), frontend.sr, np.random.default_rng(seed))
+    return np.concatenate([spectrogram(wave, f) for f in frontend.frontends])
 
 
 def varied(wave, sr, rng):
