@@ -2,7 +2,8 @@
 
 Sounds of 10 s that it makes itself, mel at P3's hop 1120, `train.loop.fit` as `python -m train` calls it:
 
-    training    epochs of the deployed and the full CNN-7, on this processor and on a GPU where torch sees one
+    training    epochs of the deployed and the full CNN-7, and of other families as small as the deployed one, on this
+                processor and on a GPU where torch sees one
     variations  epochs of the deployed one with --vary-every 8, as compress.cnn7 trains it, with 0, 1 and 2 workers; waiting:
                 the part of the epoch in which the net waits for variations
     features    spectrograms computed for the first time, with 0, 1 and 2 workers
@@ -46,6 +47,7 @@ SR, SECONDS, HOP, N_CLASSES = 44100, 10, 1120, 10
 TAU_CLIPS = 13_962
 FRONTENDS = {name: dataclasses.replace(frontend, hop_length=HOP) for name, frontend in PRESETS.items()}
 MEL = FRONTENDS["mel"]
+NETS = (("cnn7", "deployed"), ("cnn7", "full"), ("cpmobile", "small"), ("bcresnet", "small"))
 N_WORKERS = (0, 1, 2)
 BATCH = {"cpu": 8, "cuda": 64}  # patches: compress.cnn7's, and enough to keep a GPU busy
 
@@ -61,10 +63,10 @@ def made_clips(folder, n):
     return clips
 
 
-def epochs_s(shape, statics, recipe, device, folder, n_counted, varied=None):
+def epochs_s(name, shape, statics, recipe, device, folder, n_counted, varied=None):
     """Train; -> seconds of an epoch, the median of the last n_counted."""
     labels = tuple(map(str, range(N_CLASSES)))
-    run = new_run("cnn7", SYSTEMS["cnn7"].shapes[shape], MEL, PatchShape(), labels, statics, recipe)
+    run = new_run(name, SYSTEMS[name].shapes[shape], MEL, PatchShape(), labels, statics, recipe)
     ends, targets = [], [i % N_CLASSES for i in range(len(statics))]
     with tempfile.TemporaryDirectory(dir=folder) as out:
         fit(
@@ -74,9 +76,9 @@ def epochs_s(shape, statics, recipe, device, folder, n_counted, varied=None):
     return float(np.median(np.diff(ends)[-n_counted:]))
 
 
-def training_s(shape, statics, precision, device, folder):
+def training_s(name, shape, statics, precision, device, folder):
     recipe = Recipe(epochs=2, batch_size=BATCH[device], precision=precision)
-    return epochs_s(shape, statics, recipe, device, folder, 1)
+    return epochs_s(name, shape, statics, recipe, device, folder, 1)
 
 
 def varying_s(clips, statics, starmap, device, folder):
@@ -87,7 +89,7 @@ def varying_s(clips, statics, starmap, device, folder):
         return timed(starmap(waves.spectrogram_of, [(clips[i].path, MEL, (0, i, k)) for i, k in due]), waits)
 
     recipe = Recipe(epochs=5, batch_size=BATCH[device], precision=fastest_precision(), vary_every=VARY_EVERY)
-    took = epochs_s("deployed", statics, recipe, device, folder, 3, varied)
+    took = epochs_s(*NETS[0], statics, recipe, device, folder, 3, varied)
     return took, float(np.median(waits[-3:]))
 
 
@@ -139,8 +141,9 @@ def measure(n_clips, repeats, folder):
             for n, starmap in starmaps.items():
                 now["features", n] = features_s(clips, starmap, folder)
             for device in devices:
-                for shape, precision in itertools.product(("deployed", "full"), CHOICES["precision"]):
-                    now["training", device, shape, precision] = training_s(shape, statics, precision, device, folder)
+                for net, precision in itertools.product(NETS, CHOICES["precision"]):
+                    taken = training_s(*net, statics, precision, device, folder)
+                    now["training", device, " ".join(net), precision] = taken
                 for n, starmap in starmaps.items():
                     now["variations", device, n] = varying_s(clips, statics, starmap, device, folder)
             for name, frontend in FRONTENDS.items():
