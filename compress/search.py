@@ -18,6 +18,7 @@ from train.features import PatchShape
 N_MEMBERS = 3
 SLACK_BYTES = 256  # a trained net's file can be this much longer than a random one's: fewer equal numbers to share
 HOP_LENGTH = 1120  # P3's "2 s": patches of 3.3 s
+N_BANDS = 64  # half of P3's: as accurate (LOG.md), half of the RAM, half of the time
 # Mel hears four times as fine a time as the others, in patches of 1.8 s: their errors are then less alike (LOG.md).
 HEARD = {"mel": {"hop_length": 620, "win_length": 1024}}
 STEP = 16  # the ladder goes in sixteenths of the deployed widths
@@ -35,7 +36,7 @@ class Shape:
 
     widths: tuple[int, ...]
     decomposed: bool | tuple[bool, ...]
-    n_bands: int = 128
+    n_bands: int = N_BANDS
     n_frames: int = 128
     hop_length: int = HOP_LENGTH
     win_length: int = Frontend.win_length
@@ -76,7 +77,7 @@ class Shape:
         names = {(True,) * 5: " with DC", (False,) * 5: ""}
         layers = " with DC in " + "/".join(str(i) for i, is_dc in enumerate(dc, 2) if is_dc)
         text = "/".join(map(str, self.widths)) + names.get(tuple(dc), layers)
-        if (self.n_bands, self.n_frames, self.hop_length) != (128, 128, HOP_LENGTH):
+        if (self.n_bands, self.n_frames, self.hop_length) != (N_BANDS, 128, HOP_LENGTH):
             text += f", {self.n_frames} frames of {self.n_bands} bands at hop {self.hop_length}"
         if self.win_length != Frontend.win_length:
             text += f", window {self.win_length}"
