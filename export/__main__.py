@@ -19,9 +19,13 @@ N_CALIBRATION = 64  # clips: the ranges of the activations settle long before
 
 
 def calibration_patches(run: Run, clips: list, cache: Path = CACHE, n_clips: int = N_CALIBRATION) -> np.ndarray:
-    """One patch of each of n_clips clips, spread evenly over them, normalised: (n, planes, frames, bands)."""
+    """One patch of each of n_clips clips, spread evenly over them, normalised: (n, planes, frames, bands).
+
+    The first patch of the first, the second of the second, and so on, round: many clips are silent towards their end.
+    """
     chosen = [clips[i] for i in np.linspace(0, len(clips) - 1, min(len(clips), n_clips)).astype(int)]
-    return np.concatenate([run.normalise(run.patch.cut(s)[:1]) for s in features(chosen, run.frontend, cache)])
+    cuts = (run.patch.cut(static) for static in features(chosen, run.frontend, cache))
+    return np.stack([run.normalise(cut[i % len(cut)]) for i, cut in enumerate(cuts)])
 
 
 def export(
