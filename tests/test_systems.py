@@ -23,7 +23,7 @@ from train.crnn import CRNN
 from train.depthwise import Depthwise
 from train.features import PLANES, PatchShape, Stack, frontend_from_json
 from train.joint import Joint
-from train.loop import _grid
+from train.loop import _Grid
 from train.models import MODELS, NETS
 from train.systems import SYSTEMS
 from train.vgg import VGG, TinyVGG
@@ -461,11 +461,12 @@ def test_delta_of_p1_by_a_loop():
 
 def test_patches_of_a_grid_are_those_that_are_scored():
     shape = PatchShape(20, 20, "static")
-    clips = [torch.randn(4, 65), torch.randn(4, 20)]
-    pieces, of_clip = _grid(clips, shape)
-    assert of_clip.tolist() == [0, 0, 0, 1]
-    scored = np.concatenate([shape.cut(clip.numpy()) for clip in clips])
-    assert np.array_equal(augment.planes_of(torch.stack(pieces), "static").numpy(), scored)
+    rng = np.random.default_rng(0)
+    clips = [rng.normal(size=(4, n)).astype(np.float32) for n in (65, 20)]
+    pieces = _Grid(clips, shape)
+    assert pieces.clips == [0, 0, 0, 1]
+    scored = np.concatenate([shape.cut(clip) for clip in clips])
+    assert np.array_equal(augment.planes_of(torch.from_numpy(np.stack(list(pieces))), "static").numpy(), scored)
 
 
 def test_oversampling_shows_every_class_equally_often():
