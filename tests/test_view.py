@@ -388,9 +388,18 @@ def test_a_program_that_ends_without_close_leaves_the_terminal_as_it_was(small_b
 
 
 def test_a_stopped_terminal_holds_up_nothing(bundle):
-    """Nobody reads it, as after Ctrl-S: a write hangs once 4 KiB wait."""
+    """Nobody reads it, as after Ctrl-S, and what it can hold is full: a write hangs."""
     terminal = Terminal(is_read=False)
     view = View(bundle, terminal.out)
+    os.set_blocking(terminal.out.fileno(), False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(terminal.out.fileno(), b"." * 4096)
+    os.set_blocking(terminal.out.fileno(), True)
+    view.show(decision(), [], -32, 0.1, Faults())
+    ends = time.monotonic() + PATIENCE_S
+    while view._jobs and time.monotonic() < ends:
+        time.sleep(0.01)
     for n in range(300):
         view.show(decision(end_s=float(n)), [], -32, 0.1, Faults())
     view.close(0.1)
