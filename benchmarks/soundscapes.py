@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from export.crossfit import fit
-from export.rules import UNKNOWN, store
-from export.traces import hear
+from export.rules import UNKNOWN, hear_folds, of_folds, store
 from runtime import command
 from runtime.bundle import Bundle
 from runtime.score import score
@@ -28,17 +27,15 @@ SUMMED = ("sounds", "hits", "misses", "wrong_class", "false_alarms_of_nothing", 
 
 def measured(runs, dataset, minutes, folder):
     """-> [runtime.score's scores, one per fold]; `folder` takes a copy of each bundle and the soundscapes."""
-    bundles = {fold: Bundle.load(runs / f"fold{fold}" / "bundle") for fold in dataset.folds}
-    clips = {fold: split(dataset, fold)[1] for fold in dataset.folds}
-    traces = {fold: hear(bundles[fold], clips[fold], [fold] * len(clips[fold]), fold) for fold in dataset.folds}
-    scores = []
+    bundles = of_folds(runs, dataset)
+    traces, scores = hear_folds(bundles, dataset), []
     for fold, bundle in bundles.items():
         copy = folder / f"bundle{fold}"
         shutil.copytree(bundle.folder, copy)
-        temperatures, _, rules = fit([t for k in traces if k != fold for t in traces[k]], bundle, UNKNOWN)
+        temperatures, _, rules = fit([trace for trace in traces if trace.part != fold], bundle, UNKNOWN)
         store(Bundle.load(copy), temperatures, rules, None, {})
         stream = folder / f"fold{fold}.wav"
-        labels = soundscape.write(stream, soundscape.soundscape(clips[fold], minutes, seed=fold))
+        labels = soundscape.write(stream, soundscape.soundscape(split(dataset, fold)[1], minutes, seed=fold))
         scores.append({"fold": fold, **score(Bundle.load(copy), stream, labels)})
         print(line(f"fold {fold}", scores[-1]), file=sys.stderr, flush=True)
     return scores
@@ -75,11 +72,12 @@ def main(argv=None):
         raise ValueError(f"--minutes {args.minutes}: choose 1 to 600")
     with tempfile.TemporaryDirectory() as folder:
         scores = measured(args.folds, load_dataset(args.data), args.minutes, Path(folder))
+    total = pooled(scores)
     if args.json:
-        print(json.dumps({"folds": scores, "all": pooled(scores)}, indent=1))
+        print(json.dumps({"folds": scores, "all": total}, indent=1))
         return
-    print(line("all folds", pooled(scores)))
-    print("median delay by fold: " + ", ".join(f"{d:.1f} s" for d in pooled(scores)["delay_s"]["medians"]))
+    print(line("all folds", total))
+    print("median delay by fold: " + ", ".join(f"{d:.1f} s" for d in total["delay_s"]["medians"]))
 
 
 if __name__ == "__main__":

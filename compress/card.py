@@ -20,46 +20,9 @@ from runtime.bundle import Bundle
 from runtime.files import read_json, write_text
 from train.data import RECORDINGS, load_dataset
 from train.features import CACHE
-from train.results import load_results
 from train.scores import accuracy_and_loss, difference, difference_text, intervals
 
 CARD = "MODEL_CARD.md"
-
-
-def scored(bundle, runs, data, dataset, cache):
-    """One folder of compress.folds -> {"truth", "groups", "nets": {name: (clips, classes)}, "float": the same in float}.
-
-    Raises ValueError where a fold is missing, or where its bundle is of another kind than `bundle`.
-    """
-    parts = []
-    for fold in dataset.folds:
-        folder = runs / f"fold{fold}"
-        one = Bundle.load(folder / "bundle", bundle.format)
-        if deployed.held_out_fold(one, dataset) != fold:
-            raise ValueError(f"{folder / 'bundle'} did not hold fold {fold} out: train it with compress.folds")
-        same = [[m.name for m in b.members] for b in (one, bundle)]
-        if same[0] != same[1]:
-            raise ValueError(f"{folder / 'bundle'} has the nets {same[0]}, {bundle.folder} has {same[1]}")
-        clips = deployed.test_clips(one, dataset, fold)
-        hear, title = deployed.from_features(one, clips, cache), f"{runs.name} fold {fold}:"
-        int8 = deployed.log_probabilities(one, clips, hear, "as recorded", cache, title)
-        results = load_results([folder / member.name for member in one.members], data, cache)
-        exact = np.stack([result.log_p for result in results])
-        parts.append((clips, int8, exact, deployed.fused(one, int8), deployed.fused(one, exact)))
-    clips = [clip for part in parts for clip in part[0]]
-    names = [member.name for member in bundle.members]
-
-    def nets(of_members, together):
-        members = np.concatenate([part[of_members] for part in parts], axis=1)
-        return dict(zip(names, members)) | {bundle.fuse.upper(): np.concatenate([part[together] for part in parts])}
-
-    return {
-        "truth": np.array([dataset.labels.index(clip.label) for clip in clips]),
-        "groups": np.array([clip.group for clip in clips]),
-        "folds": np.concatenate([np.full(len(part[0]), fold) for fold, part in zip(dataset.folds, parts)]),
-        "nets": nets(1, 3),
-        "float": nets(2, 4),
-    }
 
 
 def _span(low, high):
@@ -67,7 +30,7 @@ def _span(low, high):
 
 
 def accuracy_section(bundle, seeds):
-    """seeds: {name of a runs folder: what `scored` gives} -> Markdown."""
+    """seeds: {name of a runs folder: what `deployed.of_folds` gives} -> Markdown."""
     fused, parts = bundle.fuse.upper(), []
     for name, one in seeds.items():
         rows = []
@@ -147,7 +110,12 @@ def limits_section(bundle, dataset, seeds, levels):
 
 def card(bundle, data, dataset, folders, cache, levels=None):
     """-> the whole card. folders: those that compress.folds made, one for each seed."""
-    seeds = {folder.name: scored(bundle, folder, data, dataset, cache) for folder in folders}
+    seeds = {
+        runs.name: deployed.of_folds(
+            {fold: runs / f"fold{fold}" / "bundle" for fold in dataset.folds}, bundle, data, dataset, cache
+        )
+        for runs in folders
+    }
     first = {folder.name: folder / f"fold{dataset.folds[0]}" / "bundle" for folder in folders}
     nets = ", ".join(f"{member.name} ({member.frontend.kind})" for member in bundle.members)
     return "\n\n".join([

@@ -19,9 +19,10 @@ from runtime.bundle import Bundle
 from train import fuse
 from train.data import RECORDINGS, load_dataset
 from train.features import CACHE
-from train.scores import bootstrap, hits_and_losses, load_predictions
+from train.scores import difference_text, hits_and_losses, means
 
 PROD, CALIBRATED = "PROD", "calibrated"
+FORMS = {"float": "float", "int8": "nets"}  # ours -> deployed.of_folds'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,43 +37,10 @@ class Column:
         return Column(self.hits - other.hits, self.losses - other.losses, ())
 
 
-def heard(folders, dataset, fmt, cache):
-    """Bundles, one of each fold, and the runs beside them -> truth, groups, folds (clips,), bytes, log_p.
-
-    bytes: of the files of the largest bundle. log_p: {"int8" or "float": {net: (clips, classes)}}.
-    Raises ValueError for bundles that have heard the clips, or runs that are not theirs.
-    """
-    parts, n_bytes, clips, folds = {"int8": [], "float": []}, 0, [], []
-    for fold, folder in folders.items():
-        bundle = Bundle.load(folder, fmt)
-        if not deployed.is_held_out(bundle, dataset, fold):
-            raise ValueError(f"{folder} does not say that it held fold {fold} of {dataset.name} out: make it anew")
-        some = deployed.test_clips(bundle, dataset, fold)
-        spectrograms_of = deployed.from_features(bundle, some, cache)
-        by_file = deployed.log_probabilities(bundle, some, spectrograms_of, "as recorded", Path(cache) / "scores")
-        parts["int8"].append({m.name: log_p for m, log_p in zip(bundle.members, by_file)})
-        parts["float"].append({m.name: _by_torch(folder.parent / m.name, some) for m in bundle.members})
-        n_bytes = max(n_bytes, sum(member.files[fmt]["bytes"] for member in bundle.members))
-        clips, folds = clips + some, folds + [fold] * len(some)
-    names = list(parts["int8"][0])
-    log_p = {
-        form: {name: np.concatenate([part[name] for part in some]) for name in names} for form, some in parts.items()
-    }
-    truth = np.array([dataset.labels.index(clip.label) for clip in clips])
-    return truth, np.array([clip.group for clip in clips]), np.array(folds), n_bytes, log_p
-
-
-def _by_torch(run, clips):
-    names, _, log_p = load_predictions(run)
-    if names != [clip.path.name for clip in clips]:
-        raise ValueError(f"{run} was scored on other clips than its bundle's fold holds: train it anew")
-    return log_p
-
-
 def columns(seeds, truth, folds):
-    """[log_p of `heard`, one per seed] -> {form: {net, PROD or calibrated: Column}}."""
+    """[{form: {net: (clips, classes)}}, one per seed] -> {form: {net, PROD or calibrated: Column}}."""
     out = {}
-    for form in ("float", "int8"):
+    for form in FORMS:
         told = []
         for log_p in seeds:
             nets = np.stack(list(log_p[form].values()))
@@ -92,50 +60,44 @@ def columns(seeds, truth, folds):
     return out
 
 
-def compare(rows, dataset, fmt, cache):
-    """{name: [{fold: bundle folder}, one per seed]} -> the table, JSON-able."""
+def compare(rows, data, dataset, fmt, cache):
+    """{name: [{fold: bundle folder}, one per seed]} -> the table, JSON-able. Raises ValueError as deployed.of_folds does."""
+    like = Bundle.load(next(iter(next(iter(rows.values()))[0].values())), fmt)
     table, before, known = [], None, None
     for name, seeds in rows.items():
         print(f"{name}: {len(seeds)} seed{'s' * (len(seeds) > 1)}", flush=True)
-        told = [heard(folders, dataset, fmt, cache) for folders in seeds]
-        truth, groups, folds = told[0][:3]
+        told = [deployed.of_folds(folders, like, data, dataset, cache) for folders in seeds]
+        truth, groups, folds, singles = (told[0][key] for key in ("truth", "groups", "folds", "members"))
         if known is not None and not np.array_equal(known, groups):
             raise ValueError(f"{name} tested other clips than the rows before it: give runs of the same folds")
-        known, nets = groups, columns([one[4] for one in told], truth, folds)
-        singles = [net for net in nets["int8"] if net not in (PROD, CALIBRATED)]
+        forms = [{form: {net: one[key][net] for net in singles} for form, key in FORMS.items()} for one in told]
+        known, nets = groups, columns(forms, truth, folds)
         best = max(singles, key=lambda net: nets["int8"][net].hits.mean())
         table.append({
             "name": name,
-            "bytes": max(one[3] for one in told),
+            "bytes": max(one["bytes"] for one in told),
             "seeds": len(seeds),
             **{form: {net: _described(column, groups) for net, column in some.items()} for form, some in nets.items()},
             "int8_less_float": {
-                net: _described(column.less(nets["float"][net]), groups)
-                for net, column in nets["int8"].items()
-                if net != CALIBRATED
+                net: _described(nets["int8"][net].less(nets["float"][net]), groups) for net in [*singles, PROD]
             },
             "best_single": best,
             "prod_less_best_single": _described(nets["int8"][PROD].less(nets["int8"][best]), groups),
             "less_row_before": before and _described(nets["int8"][PROD].less(before), groups),
         })  # fmt: skip
         before = nets["int8"][PROD]
-    return {"data": dataset.name, "format": fmt, "n": len(known), "recordings": len(set(known)), "rows": table}
+    head = {"data": dataset.name, "format": fmt, "n": len(known), "recordings": len(set(known)), "nets": singles}
+    return {**head, "rows": table}
 
 
 def _described(column, groups):
-    return {
-        "accuracy": float(column.hits.mean()),
-        "accuracy_interval": list(bootstrap(column.hits, groups)),
-        "log_loss": float(column.losses.mean()),
-        "log_loss_interval": list(bootstrap(column.losses, groups)),
-        **({"by_seed": list(column.by_seed)} if len(column.by_seed) > 1 else {}),
-    }
+    by_seed = {"by_seed": list(column.by_seed)} if len(column.by_seed) > 1 else {}
+    return {**means(column.hits, column.losses, groups), **by_seed}
 
 
 def text(table):
     """The table of `compare` as lines for a terminal."""
-    rows = table["rows"]
-    nets = [net for net in rows[0]["int8"] if net not in (PROD, CALIBRATED)]
+    rows, nets = table["rows"], table["nets"]
     width = max(len(row["name"]) for row in rows) + 2
     head = f"{'':<{width}}{'bytes':>9}" + "".join(f"{net:>15}" for net in [*nets, "PROD, float", "PROD, int8"])
     lines = [f"{table['data']}, every fold held out once, {table['n']} clips, {table['format']}: accuracy, log loss"]
@@ -162,10 +124,7 @@ def _cell(scored):
 
 
 def _change(change, n):
-    (low, high), (least, most) = change["accuracy_interval"], change["log_loss_interval"]
-    points = f"{100 * change['accuracy']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
-    loss = f"log loss {change['log_loss']:+.3f} [{least:+.3f}, {most:+.3f}]"
-    return f"{n * change['accuracy']:+.3g} clips, {points}, {loss}"
+    return f"{n * change['accuracy']:+.3g} clips, {difference_text(change)}"
 
 
 def plot(path, table):
@@ -175,9 +134,8 @@ def plot(path, table):
     rows = table["rows"]
     figure = Figure(figsize=(3 + 1.1 * len(rows), 4.2), layout="constrained")
     axes = figure.subplots()
-    for net in rows[0]["int8"]:
-        if net not in (PROD, CALIBRATED):
-            axes.plot([100 * row["int8"][net]["accuracy"] for row in rows], "o", ms=4, label=net)
+    for net in table["nets"]:
+        axes.plot([100 * row["int8"][net]["accuracy"] for row in rows], "o", ms=4, label=net)
     shares = 100 * np.array([[row["int8"][PROD]["accuracy"], *row["int8"][PROD]["accuracy_interval"]] for row in rows])
     around = np.abs(shares[:, 1:].T - shares[:, 0])
     axes.errorbar(range(len(rows)), shares[:, 0], yerr=around, fmt="o-", color="black", capsize=4, label="PROD, 95 %")
@@ -194,7 +152,7 @@ def main(argv=None):
     rows = {}
     for name, runs, bundle in args.rows:
         rows.setdefault(name, []).append({fold: runs / f"fold{fold}" / bundle for fold in dataset.folds})
-    table = compare(rows, dataset, engine.choose(args.engine), args.cache)
+    table = compare(rows, args.data, dataset, engine.choose(args.engine), args.cache)
     print(f"\n{text(table)}")
     write_table(args.out, text(table), table, plot)
     print(f"\nmade {args.out}.txt, .json and .png")

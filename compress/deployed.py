@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from runtime import audio
+from runtime.bundle import Bundle
 from runtime.files import write_atomic
 from train.data import DataError, split
 from train.features import features
+from train.results import load_results
 
 PIECE = 100  # clips of one kept file
 SHOW_S = 2.0  # progress on standard error, so often
@@ -79,6 +81,48 @@ def from_features(bundle, clips, cache):
     for member in bundle.members:
         features(clips, member.frontend, cache)  # what is not there yet, with its progress
     return lambda clip: [features([clip], member.frontend, cache)[0] for member in bundle.members]
+
+
+def of_folds(folders, like, data, dataset, cache):
+    """Every fold through the nets that held it out, by their files and in float, all clips together.
+
+    folders: {fold: bundle, its runs beside it}, as compress.folds leaves them. like: a Bundle, of whose format and nets
+    they must be. -> {"truth", "groups", "folds": (clips,), "members": names, "bytes": of the largest bundle's files,
+    "nets" and, in float, "float": {member, or the fusion in capitals: (clips, classes)}}. Raises ValueError.
+    """
+    names, parts, n_bytes = [member.name for member in like.members], [], 0
+    for fold, folder in folders.items():
+        one = Bundle.load(folder, like.format)
+        if held_out_fold(one, dataset) != fold:
+            raise ValueError(f"{folder} did not hold fold {fold} out: train it with compress.folds")
+        own = [member.name for member in one.members]
+        if own != names:
+            raise ValueError(f"{folder} has the nets {own}, {like.folder} has {names}")
+        clips = test_clips(one, dataset, fold)
+        hear, title = from_features(one, clips, cache), f"{folder.parents[1].name} fold {fold}:"
+        int8 = log_probabilities(one, clips, hear, "as recorded", cache, title)
+        results = load_results([folder.parent / name for name in names], data, cache)
+        for result in results:
+            if list(result.clips) != [clip.path.name for clip in clips]:
+                raise ValueError(f"{result.folder} was scored on other clips than fold {fold} holds: train it anew")
+        exact = np.stack([result.log_p for result in results])
+        parts.append((clips, int8, exact, fused(one, int8), fused(one, exact)))
+        n_bytes = max(n_bytes, sum(member.files[one.format]["bytes"] for member in one.members))
+    clips = [clip for part in parts for clip in part[0]]
+
+    def nets(of_members, together):
+        members = np.concatenate([part[of_members] for part in parts], axis=1)
+        return dict(zip(names, members)) | {like.fuse.upper(): np.concatenate([part[together] for part in parts])}
+
+    return {
+        "truth": np.array([dataset.labels.index(clip.label) for clip in clips]),
+        "groups": np.array([clip.group for clip in clips]),
+        "folds": np.concatenate([np.full(len(part[0]), fold) for fold, part in zip(folders, parts)]),
+        "members": names,
+        "bytes": n_bytes,
+        "nets": nets(1, 3),
+        "float": nets(2, 4),
+    }
 
 
 def log_probabilities(bundle, clips, spectrograms_of, condition, keep, title=""):

@@ -57,18 +57,29 @@ def unheard(bundle: Bundle, dataset: Dataset, runs: Path | None) -> list[Trace]:
             f"{bundle.folder} was trained on every fold, its own recordings would flatter it: "
             "give --folds RUNS, made by `python -m compress.folds`"
         )
-    found = []
+    bundles = of_folds(runs, dataset, bundle.format)
+    for other in bundles.values():
+        _check_alike(bundle, other)
+    return hear_folds(bundles, dataset)
+
+
+def of_folds(runs: Path, dataset: Dataset, fmt: str | None = None) -> dict[int, Bundle]:
+    """-> {fold: the bundle of compress.folds that held it out}. Raises ValueError for one that did not."""
+    bundles = {}
     for fold in dataset.folds:
-        other = Bundle.load(runs / f"fold{fold}" / "bundle", bundle.format)
-        _check_alike(bundle, other, fold)
-        clips = split(dataset, fold)[1]
-        found += hear(other, clips, [fold] * len(clips), fold)
-    return found
+        bundle = bundles[fold] = Bundle.load(runs / f"fold{fold}" / "bundle", fmt)
+        if (own := held_out(bundle)) != fold:
+            raise ValueError(f"{bundle.folder} held out fold {own}, not {fold}: it knows what would judge it")
+    return bundles
 
 
-def _check_alike(bundle: Bundle, other: Bundle, fold: int) -> None:
-    if held_out(other) != fold:
-        raise ValueError(f"{other.folder} held out fold {held_out(other)}, not {fold}: it knows what would judge it")
+def hear_folds(bundles: dict[int, Bundle], dataset: Dataset) -> list[Trace]:
+    """Each fold's recordings through the bundle that held it out; a trace's part is its fold."""
+    clips = {fold: split(dataset, fold)[1] for fold in bundles}
+    return [t for fold, one in bundles.items() for t in hear(one, clips[fold], [fold] * len(clips[fold]), fold)]
+
+
+def _check_alike(bundle: Bundle, other: Bundle) -> None:
     shapes = [[(m.name, m.frontend, m.patch) for m in b.members] for b in (bundle, other)]
     if shapes[0] != shapes[1] or other.labels != bundle.labels or other.fuse != bundle.fuse:
         raise ValueError(f"{other.folder} differs from {bundle.folder} in labels, front ends or fusion: fit them alike")

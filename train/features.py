@@ -43,9 +43,9 @@ def features(clips, frontend, cache=CACHE, starmap=itertools.starmap):
 
 
 class Kept(Sequence):
-    """Spectrograms on disk, each read anew when it is asked for: the page cache holds what memory has room for, once for
+    """Spectrograms on disk, each read anew when it is asked for: the page cache holds what memory has room for.
 
-    all processes. A file that was damaged or deleted is computed again.
+    It does so once for all processes. A file that was damaged or deleted is computed again.
     """
 
     def __init__(self, files):

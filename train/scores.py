@@ -56,12 +56,16 @@ def difference(truth, log_p, other_log_p, groups):
     speak for the first.
     """
     (hits, losses), (other_hits, other_losses) = (hits_and_losses(truth, p) for p in (log_p, other_log_p))
-    won, lost = hits - other_hits, losses - other_losses
+    return means(hits - other_hits, losses - other_losses, groups)
+
+
+def means(hits, losses, groups):
+    """(clips,) hits and log losses, or their differences -> {"accuracy", "log_loss"}, and of both the "..._interval"."""
     return {
-        "accuracy": float(won.mean()),
-        "accuracy_interval": list(bootstrap(won, groups)),
-        "log_loss": float(lost.mean()),
-        "log_loss_interval": list(bootstrap(lost, groups)),
+        "accuracy": float(hits.mean()),
+        "accuracy_interval": list(bootstrap(hits, groups)),
+        "log_loss": float(losses.mean()),
+        "log_loss_interval": list(bootstrap(losses, groups)),
     }
 
 
