@@ -23,6 +23,7 @@ from devices.size import ModelSize, read_model
 from devices.work import CLASSES
 from runtime import command
 from runtime.files import read_json, write_text
+from runtime.values import is_number
 
 # The board at hand may differ from the published one by this much (deviation of the logarithm), as a whole and class by
 # class: other clock, flash or compiler, another version of the runtime. What was measured then soon outweighs the rows.
@@ -99,7 +100,7 @@ def _plain(text: Any) -> str:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e18  # NaN fails too
+    return is_number(value, 0, 1e18)
 
 
 def cpu_of(results: Mapping[str, Any]) -> str:

@@ -11,9 +11,9 @@ from math import log2
 import numpy as np
 
 from runtime import filterbanks
-from runtime.bundle import Member
 from runtime.cqt import CqtPlan
 from runtime.frontend import Frontend, FrontendStream, spectrogram, table_bytes
+from runtime.member import Member
 from runtime.spectrum import band_weights
 
 # Cycles per floating-point operation in such loops, [low, high]: loads, stores and waiting included. From the cores'

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.files import read_json
+from runtime.values import is_number, is_whole
 
 NUMBERS = {"float": "float parameters", "tflite": "tflite file", "onnx": "onnx file"}  # a table's column -> its bytes
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalization: not trained
@@ -123,9 +124,9 @@ def _part(values: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
 
 def _score(recipe: str, net: str, numbers: str, n_bytes: int, score: Any, path: Path) -> Score:
     accuracy, n = (score.get(key) if isinstance(score, dict) else None for key in ("accuracy", "n"))
-    if isinstance(accuracy, bool) or not isinstance(accuracy, (int, float)) or not 0 <= accuracy <= 1:
+    if not is_number(accuracy, 0, 1):
         raise ValueError(f"{path}: the accuracy of {net} is {str(accuracy)[:40]!r}, not a share from 0 to 1")
-    if isinstance(n, bool) or not isinstance(n, int) or not 0 < n < 10**9:
+    if not is_whole(n, 1, 10**9):
         raise ValueError(f"{path}: {net} was scored on {str(n)[:40]!r} clips")
     return Score(recipe, net, numbers, n_bytes, float(accuracy), n)
 

@@ -19,7 +19,9 @@ from export.equalize import fit_for_int8
 from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
 from runtime import fusion
-from runtime.bundle import FORMAT, Bundle, file_entry, golden_window
+from runtime.bundle import FORMAT, Bundle
+from runtime.golden import window
+from runtime.member import file_entry
 from train.cnn7 import CNN7
 from train.run import Run
 
@@ -67,7 +69,7 @@ def finish(partial: Path, folder: Path, golden: np.ndarray) -> None:
     """Add golden window and report to a bundle at `partial`, check it in every format, and put it in place of `folder`."""
     bundle = Bundle.load(partial)
     with open(partial / "golden.npz", "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **golden_window(bundle, golden))
+        np.savez_compressed(file, allow_pickle=False, **window(bundle, golden))
     for fmt in bundle.formats:
         Bundle.load(partial, fmt).check()
     (partial / "report.md").write_text(_report(partial, folder.name))

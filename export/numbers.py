@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from export.graph import Concat, Pool, Slice, groups_of, shapes
 from export.int8 import MAX_BIAS, Int8Conv, Int8Net
+from runtime.values import whole
 
 FORMAT = 1
 MAX_BYTES = 64 << 20
@@ -58,7 +59,7 @@ def load(path: str | Path) -> Int8Net:
 def _net(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Int8Net:
     if header["format"] != FORMAT:
         raise ValueError(f"format {header['format']!r}, this reads {FORMAT}")
-    in_shape = tuple(_whole(n, 1, MAX_SIDE) for n in header["in_shape"])
+    in_shape = tuple(whole("in_shape", n, 1, MAX_SIDE) for n in header["in_shape"])
     n_tensors = len(header["ops"]) + 1
     scales, zero_points = _take(tensors, "scales", "float32", 1), _take(tensors, "zero_points", "int8", 1)
     if len(in_shape) != 3 or not len(scales) == len(zero_points) == n_tensors > 1:
@@ -83,7 +84,9 @@ def _op(values: dict[str, Any], number: int, tensors: dict[str, np.ndarray]) -> 
     given: dict[str, Any] = {name: values[name] for name in _FIELDS[kind]}
     for name, value in given.items():
         high = number - 1 if name in ("src", "srcs") else MAX_SIDE  # an operator reads what is there before it
-        given[name] = tuple(_whole(n, 0, high) for n in value) if isinstance(value, list) else _whole(value, 0, high)
+        given[name] = (
+            tuple(whole(name, n, 0, high) for n in value) if isinstance(value, list) else whole(name, value, 0, high)
+        )
     if kind == "conv":
         given |= {name: _take(tensors, f"{number}.{name}", *form) for name, form in _ARRAYS.items()}
     return _OPS[kind](**given)
@@ -125,9 +128,3 @@ def _take(tensors: dict[str, np.ndarray], name: str, dtype: str, n_dims: int) ->
     if array.dtype != dtype or array.ndim != n_dims:
         raise ValueError(f"{name} is {array.dtype} of {array.ndim} dimensions, not {dtype} of {n_dims}")
     return array
-
-
-def _whole(value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{value!r} is not a whole number from {low} to {high}")
-    return value

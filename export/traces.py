@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from runtime import fusion
-from runtime.bundle import Bundle, Member
+from runtime.bundle import Bundle
 from runtime.decide import Decision
+from runtime.member import Member
 from runtime.patches import looped
 from train.data import Clip, load_wave
 from train.soundscape import RoomNoise, faded, sounding

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from runtime import audio, fusion
-from runtime.bundle import Bundle, Member
+from runtime.bundle import Bundle
 from runtime.frontend import SharedStream
 from runtime.level import LevelWatch
+from runtime.member import Member
 
 MIN_WINDOW_S, MAX_WINDOW_S = 1.0, 10.0
 PIECE_S = 1.0

@@ -18,6 +18,7 @@ from runtime.cqt import CqtPlan
 from runtime.frames import FramesPlan
 from runtime.spectrum import SpectrumPlan, rfft32
 from runtime.tape import BLOCK, Tape
+from runtime.values import number, whole
 
 KINDS = ("mel", "gammatone", "cqt", "stft", "mfcc", "frames")
 PIECE = 1 << 18  # samples that `spectrograms` feeds at once: memory does not grow with the recording
@@ -166,9 +167,7 @@ def _check_number(name: str, value: Any) -> None:
             raise ValueError(f"log {value!r} is not true or false")
         return
     low, high = _RANGES[name]
-    kinds = (int, float) if name in ("fmin", "fmax", "tolerance") else (int,)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        raise ValueError(f"{name} {value!r} is not a number from {low} to {high}")
+    (number if name in ("fmin", "fmax", "tolerance") else whole)(name, value, low, high)
 
 
 # P3's front ends at its shortest time length; CQT is the `edge` preset (P1's own ends at 392 Hz, see CQT_SEED).

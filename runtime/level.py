@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from runtime.frontend import Frontend
+from runtime.values import is_number
 
 CLIP_S = 5.0  # the training recordings' usual length
 MEMORY_CLIPS = 12  # a minute
@@ -38,7 +39,7 @@ class Levels:
 
     def _checked(self, name: str) -> np.ndarray:
         for value in getattr(self, name):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_DB:
+            if not is_number(value, -MAX_DB, MAX_DB):
                 raise ValueError(f"levels: {name} holds {value!r}, wanted numbers within +-{MAX_DB:.0f} dB")
         return np.array(getattr(self, name), np.float64)
 

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runtime.values import is_number, number
+
 MAX_S = 3600.0
 
 
@@ -28,12 +30,10 @@ class Rules:
             raise ValueError("rules: on and off do not name the same labels")
         for label, on in self.on.items():
             off = self.off[label]
-            if not _is_number(on) or not _is_number(off) or not 0 <= off <= on <= 1:
+            if not is_number(on, 0, 1) or not is_number(off, 0, on):
                 raise ValueError(f"rules: {label!r} on {on!r}, off {off!r}: wanted 0 <= off <= on <= 1")
         for name in ("smooth_s", "min_s", "cooldown_s"):
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value <= MAX_S:
-                raise ValueError(f"rules: {name} {value!r} is not a number from 0 to {MAX_S:.0f}")
+            number(f"rules: {name}", getattr(self, name), 0, MAX_S)
 
     @classmethod
     def default(cls, labels: Sequence[str]) -> "Rules":
@@ -55,7 +55,3 @@ class Rules:
         if strangers:
             raise ValueError(f"rules: {sorted(strangers)[0]!r} is no label of this bundle")
         return cls(**values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

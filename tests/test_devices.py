@@ -20,6 +20,7 @@ from devices.size import ModelError, conventions, read_model
 from devices.text import markdown
 from runtime import bundle as bundles
 from runtime.frontend import Frontend, table_bytes
+from runtime.member import file_entry
 
 OPS = schema.BuiltinOperator
 
@@ -477,7 +478,7 @@ def write_bundle(folder):
         inputs = {"x": [1, 3, 8, 16]}
         onnx_ = write_onnx(folder / f"{name}.onnx", nodes, inputs, ["y"], {"w": w.astype(np.float32)})
         frontend = Frontend(kind, hop_length=hop, n_bands=16, fmin=50.0)
-        files = {"tflite": bundles.file_entry(tflite), "onnx": bundles.file_entry(onnx_)}
+        files = {"tflite": file_entry(tflite), "onnx": file_entry(onnx_)}
         statistics = {"mean": np.zeros((3, 16)).tolist(), "std": np.ones((3, 16)).tolist()}
         members.append({"name": name, "frontend": frontend.to_json(), "files": files, **statistics})
     values = {"format": 1, "labels": ["a", "b"], "sr": 44100, "window_s": 2.0, "hop_s": 0.5, "fuse": "prod"}

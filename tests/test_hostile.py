@@ -12,7 +12,8 @@ import pytest
 
 from devices.size import ModelError, read_model
 from runtime import engine
-from runtime.bundle import Bundle, BundleError
+from runtime.bundle import Bundle
+from runtime.member import BundleError
 
 N_CHANGES = int(os.environ.get("HOSTILE", 400))
 ODD_VALUES = (

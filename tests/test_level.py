@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from runtime.bundle import Bundle, BundleError
+from runtime.bundle import Bundle
 from runtime.frontend import Frontend
 from runtime.level import Levels, LevelWatch
+from runtime.member import BundleError
 
 BANDS = {"mel": 3, "cqt": 2}
 GOOD = {"member": "mel", "low_db": [-80.0, -70, -90], "mid_db": [-60.0, -70, -50], "high_db": [-20.0, -10, 0]}

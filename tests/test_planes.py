@@ -19,8 +19,9 @@ from export.numbers import load, to_bytes
 from export.to_onnx import onnx_bytes
 from export.to_tflite import tflite_bytes
 from runtime import stream
-from runtime.bundle import Bundle, BundleError
+from runtime.bundle import Bundle
 from runtime.frontend import Frontend, spectrogram
+from runtime.member import BundleError
 from runtime.patches import PatchShape
 from runtime.stack import Stack, frontend_from_json
 from train import spectrograms

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from runtime import fusion, stream
-from runtime.bundle import Bundle, BundleError
+from runtime.bundle import Bundle
+from runtime.member import BundleError
 from tests.conftest import SR, noise
 
 

@@ -126,7 +126,7 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path):
 def test_control_characters_of_a_bundle_reach_no_terminal(small_bundle, tmp_path):
     import shutil
 
-    from runtime.bundle import BundleError
+    from runtime.member import BundleError
 
     for key, value in (("labels", ["bark", "hum", "rain", "\x1b[2J"]), ("labels", ["bark", "hum", "rain", ""])):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from runtime.values import is_number, whole
 from train.vgg import checked_bands
 
 N_BANDS = 40  # the paper's mel and log-mel; whatever else comes is brought to it
@@ -121,10 +122,9 @@ def _check(n_classes, n_features, early, late, widths, n_frames, n_bands, dropou
     for name, value in [*numbers.items(), *(("widths", width) for width in widths)]:
         if name == "n_features" and value == 1:
             raise ValueError("n_features is 1, want 2 or more to fuse: repeat --frontend, or take --planes deltas")
-        if not isinstance(value, int) or isinstance(value, bool) or not lowest.get(name, 1) <= value <= 4096:
-            raise ValueError(f"{name} is {value!r}, want a whole number from {lowest.get(name, 1)} to 4096")
+        whole(name, value, lowest.get(name, 1), 4096)
     for name, value in (("early", early), ("late", late)):
         if value not in (True, False):
             raise ValueError(f"{name} is {value!r}, want True or False")
-    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+    if not is_number(dropout, 0) or dropout >= 1:
         raise ValueError(f"dropout is {dropout!r}, want a probability in [0, 1)")

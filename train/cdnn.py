@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from runtime.values import is_number
+
 KERNELS = (9, 7, 5, 5, 3, 3)
 WIDTHS = (32, 64, 128, 128, 256, 256)
 POOLED = (True, True, False, True, False, False)  # 2x2; the sixth is pooled globally
@@ -12,7 +14,7 @@ FC_DROPOUT = 0.3
 
 def scaled(widths, width):
     """Channels of a net that is `width` times as wide. Raises ValueError outside (0, 4]."""
-    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 4:
+    if not is_number(width, 0, 4) or width == 0:
         raise ValueError(f"width {width!r}: choose a factor above 0, at most 4 (1 is the paper's)")
     return [max(1, round(n * width)) for n in widths]
 

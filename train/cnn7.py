@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from runtime.values import is_number, is_whole
 from train.decomposed import DecomposedConv2d
 
 WIDTHS_FULL = (32, 32, 64, 64, 128, 128)
@@ -92,11 +93,11 @@ def layers_decomposed(decomposed):
 
 
 def _check(n_classes, widths, decomposed, order, dropout):
-    if not isinstance(n_classes, int) or isinstance(n_classes, bool) or n_classes < 1:
+    if not is_whole(n_classes, 1):
         raise ValueError(f"n_classes is {n_classes!r}, want a whole number of at least 1")
     if not isinstance(widths, (tuple, list)) or len(widths) != 6:
         raise ValueError(f"widths is {widths!r}, want the channels of six convolutions")
-    if not all(isinstance(w, int) and not isinstance(w, bool) and w >= 1 for w in widths):
+    if not all(is_whole(w, 1) for w in widths):
         raise ValueError(f"widths is {widths!r}, want whole numbers of at least 1")
     several = isinstance(decomposed, (tuple, list)) and len(decomposed) == 5
     if not all(isinstance(dc, bool) for dc in (decomposed if several else [decomposed])):
@@ -108,5 +109,5 @@ def _check(n_classes, widths, decomposed, order, dropout):
         )
     if order not in ("paper", "deploy"):
         raise ValueError(f"order is {order!r}, want 'paper' or 'deploy'")
-    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+    if not is_number(dropout, 0) or dropout >= 1:
         raise ValueError(f"dropout is {dropout!r}, want a probability in [0, 1)")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from runtime.frontend import Frontend
+from runtime.values import whole
 from train.augment import planes_of, spec_augment
 from train.learned import BANKS
 
@@ -183,8 +184,7 @@ def _check(n_filters, heads, context, sr, crop, pool, bank, split, relevance, ne
         ("sr", sr, 4000, 384000), ("crop", crop, 0, 1000), ("pool", pool, 1, n_filters),
         *((name, value, 0 if "mask" in name else 1, 4096) for name, value in numbers.items()),
     ):  # fmt: skip
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"{name} is {value!r}, want a whole number from {low} to {high}")
+        whole(name, value, low, high)
     for name, value, known in (
         ("bank", bank, (*BANKS,)), ("split", split, SPLITS), ("relevance", relevance, ("dense", "conv")),
         ("net", net, ("vgg", "lstm")), ("skip", skip, (True, False)), ("aligned", aligned, (True, False)),
