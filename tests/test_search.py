@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import importlib.util
 import json
 import shutil
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from compress import cnn7, pareto, search
+from compress import cnn7, pareto, proposals, search
 from compress.search import HOP_LENGTH, Limits, Shape, costs, largest_fitting, widest_within
 from devices.size import read_model
 from runtime.bundle import Bundle
@@ -24,6 +25,7 @@ from train.features import PatchShape
 from train.run import load_run
 
 study = pytest.importorskip("compress.study")
+finals, trials_of = (importlib.import_module(f"compress.{name}") for name in ("finals", "trials"))
 
 DC = st.booleans() | st.tuples(*[st.booleans()] * 5)
 WIDTHS = st.tuples(*[st.floats(4, 40)] * 6)
@@ -125,7 +127,7 @@ def test_a_search_never_hears_the_test_fold(sounds, cache, tmp_path):
     (finalist,) = study.search(one, said.append)
     assert finalist["shipped"] and finalist["trial"] == 0 and len(said) == 4
     clips, _ = split(load_dataset(data), 2)
-    assert sum(part["n"] for part in finalist["parts"]) == len(clips) - len(inner_split(clips, 1, study.N_PARTS)[1])
+    assert sum(part["n"] for part in finalist["parts"]) == len(clips) - len(inner_split(clips, 1, finals.N_PARTS)[1])
     assert finalist["costs"] == costs(Shape.from_json(finalist["shape"]), 2)
     assert max(finalist["costs"]["tflite"], finalist["costs"]["onnx"]) <= 11_000 - search.SLACK_BYTES
     (row,) = csv.DictReader((tmp_path / "search" / "trials-mel.csv").read_text().splitlines())
@@ -136,19 +138,21 @@ def test_a_search_goes_on(sounds, cache, tmp_path):
     """Finished trials are kept; one whose process died is proposed again; a helper elsewhere goes on in the same storage."""
     first = task(sounds, cache, tmp_path)
     study.search(first, lambda line: None)
-    kept = study.rows(trials(first))
+    kept = trials_of.rows(trials(first))
     study.search(first, lambda line: None)  # its hours are over
-    assert study.rows(trials(first)) == kept and len(kept) == 1
+    assert trials_of.rows(trials(first)) == kept and len(kept) == 1
     died = subprocess.Popen(["true"])
     died.wait()
     lost = trials(first)
     lost.sampler = study._sampler(0, 1)
     trial = lost.ask()
     trial.set_user_attr("worker", [socket.gethostname(), died.pid])
-    shape = study._propose(trial, first, 2)
-    more = dataclasses.replace(first, hours=study.spent_s(trials(first)) / 3600 + 1e-6, folder=tmp_path / "elsewhere")
+    shape = proposals.propose(trial, "mel", first.limits, 2)
+    more = dataclasses.replace(
+        first, hours=trials_of.spent_s(trials(first)) / 3600 + 1e-6, folder=tmp_path / "elsewhere"
+    )
     finalists = study.search(more, lambda line: None)
-    rows = study.rows(trials(first))
+    rows = trials_of.rows(trials(first))
     assert rows[0] == kept[0] and [row["state"] for row in rows] == ["complete", "fail", "complete"]
     assert Shape.from_json({key: rows[2][key] for key in dataclasses.asdict(shape)}) == shape
     assert {finalist["trial"] for finalist in finalists} == {0, 2}
@@ -160,7 +164,7 @@ def test_a_search_goes_on(sounds, cache, tmp_path):
 def test_the_same_net_is_not_trained_twice(sounds, cache, tmp_path):
     one = task(sounds, cache, tmp_path)
     study.search(one, lambda line: None)
-    trials(one).enqueue_trial(study._shipped(one))
+    trials(one).enqueue_trial(proposals.shipped("mel"))
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "MAX_IN_VAIN", 1)
@@ -228,13 +232,13 @@ def test_from_search_to_bundle(sounds, cache, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cnn7, "side_by_side", lambda work, calls: (work(*call) for call in calls))
     heard = {"mel": (64, 32, 620), "gam": (96, 64, 1850), "cqt": (64, 64, HOP_LENGTH)}
 
-    def shipped(task):
+    def shipped(name):
         dc = {f"dc_{i}": i != 3 for i in range(2, 7)}
-        bands, frames, hop = heard[task.name]
+        bands, frames, hop = heard[name]
         proportions = {f"width_{i}": 0.5 + i / 6 for i in range(1, 7)} | dc | {"filled": 1.0}
         return proportions | {"n_bands": bands, "n_frames": frames, "hop_length": hop}
 
-    monkeypatch.setattr(study, "_shipped", shipped)  # what is tried first, and here alone
+    monkeypatch.setattr(study, "shipped", shipped)  # what is tried first, and here alone
     args = ["--budget", "32kb", "--data", str(sounds), "--search", "1e-9", "--search-epochs", "1", "--epochs", "1"]
     folders = ["--runs", str(tmp_path / "runs"), "--cache", str(cache), "--out", str(tmp_path / "b")]
     cnn7.main([*args, *folders])
