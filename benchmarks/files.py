@@ -46,7 +46,7 @@ def recorded_patches(data, n, cache=CACHE):
     chosen = [clips[i] for i in np.linspace(0, len(clips) - 1, n).astype(int)]
     statics = [looped(s, PATCH.n_static) for s in features(chosen, MEL, cache)]
     cut = np.concatenate([patches(deltas(s), PATCH.n_frames, PATCH.stride)[-1:] for s in statics])
-    mean, std = normalisation(statics, deltas)
+    mean, std = normalisation(statics, PATCH)
     return (cut - mean[:, None]) / std[:, None]
 
 

@@ -20,7 +20,12 @@ SLACK_BYTES = 256  # a trained net's file can be this much longer than a random 
 HOP_LENGTH = 1120  # P3's "2 s": patches of 3.3 s
 N_BANDS = 64  # half of P3's: as accurate (LOG.md), half of the RAM, half of the time
 # Mel hears four times as fine a time as the others, in patches of 1.8 s: their errors are then less alike (LOG.md).
-HEARD = {"mel": {"hop_length": 620, "win_length": 1024}}
+# White noise of about -55 dB of full scale is the quietest reference of each: ESC-10's patches lie 30 dB above (LOG.md).
+HEARD = {
+    "mel": {"hop_length": 620, "win_length": 1024, "quietest_db": -42.0},
+    "gam": {"quietest_db": -63.0},
+    "cqt": {"quietest_db": -50.0},
+}
 STEP = 16  # the ladder goes in sixteenths of the deployed widths
 FINE_STEP = 64  # a proposed net is scaled in 64ths
 
@@ -31,7 +36,7 @@ class Shape:
 
     widths: of the six convolutions. decomposed: whether convolutions 2 to 6 are DC, one bool or five. Patches of n_frames
     frames, hop_length samples apart, of n_bands bands; a patch every quarter of its length. win_length: samples of a frame's
-    window, which a CQT does not have.
+    window, which a CQT does not have. quietest_db: of runtime.patches.PatchShape.
     """
 
     widths: tuple[int, ...]
@@ -40,6 +45,7 @@ class Shape:
     n_frames: int = 128
     hop_length: int = HOP_LENGTH
     win_length: int = Frontend.win_length
+    quietest_db: float | None = None
 
     @property
     def kwargs(self):
@@ -48,7 +54,7 @@ class Shape:
 
     @property
     def patch(self):
-        return PatchShape(self.n_frames, self.n_frames // 4)
+        return PatchShape(self.n_frames, self.n_frames // 4, quietest_db=self.quietest_db)
 
     def frontend(self, name):
         """-> the preset "mel", "gam" or "cqt" with this shape's bands and hop. The CQT keeps its octaves: fewer bins."""
@@ -148,7 +154,7 @@ def largest_fitting(budget_bytes, n_classes):
 
 def heard_by(shape):
     """-> {spectrogram: the Shape with what the shipped net of that spectrogram hears}."""
-    return {name: dataclasses.replace(shape, **HEARD.get(name, {})) for name in PRESETS}
+    return {name: dataclasses.replace(shape, **HEARD[name]) for name in PRESETS}
 
 
 def widest_within(limits, shape, n_classes):

@@ -8,7 +8,7 @@ from compress.search import Shape
 from runtime.files import write_atomic
 
 COLUMNS = ("trial", "state", "log_loss", "accuracy", "epochs", "seconds", "tflite", "onnx", "ram_bytes", "macs",
-           "widths", "decomposed", "n_bands", "n_frames", "hop_length", "win_length", "why")  # fmt: skip
+           "widths", "decomposed", "n_bands", "n_frames", "hop_length", "win_length", "quietest_db", "why")  # fmt: skip
 DONE, PRUNED, FAILED, RUNNING = (optuna.trial.TrialState[name] for name in ("COMPLETE", "PRUNED", "FAIL", "RUNNING"))
 
 

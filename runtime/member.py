@@ -33,6 +33,8 @@ class Member:
         self.patch = _patch_shape(values.get("patch", patch))
         if (self.patch.planes == "frames") != (self.frontend.kind == "frames"):
             raise ValueError(f"member {self.name}: {self.patch.planes} planes of a front end of {self.frontend.kind}")
+        if self.patch.quietest_db is not None and not all(f.is_level for f in self.frontend.frontends):
+            raise ValueError(f"member {self.name}: quietest_db of {self.frontend.kind}, which is no level")
         self.in_shape = self.patch.in_shape(self.frontend.n_bands)  # (planes, n_frames, bands)
         self.temperature = float(number("temperature", values.get("temperature", 1.0), *POSITIVE))
         n_planes, _, n_bands = self.in_shape
@@ -121,7 +123,7 @@ def _files(values: Any) -> dict[str, dict[str, Any]]:
 
 def _patch_shape(values: Mapping[str, Any]) -> PatchShape:
     n_frames, stride = (whole(name, values[name], 1, 4096) for name in ("n_frames", "stride"))
-    return PatchShape(n_frames, stride, values.get("planes", PatchShape.planes))
+    return PatchShape(n_frames, stride, values.get("planes", PatchShape.planes), values.get("quietest_db"))
 
 
 def _table(values: Any, n_planes: int, n_bands: int) -> np.ndarray:

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from runtime.values import number
+
 DELTA_FRAMES = 8  # two valid 5-tap deltas take four frames from either end
 # What a net sees of a spectrogram -> how many of its frames that costs at both ends together.
 PLANES = {"deltas": DELTA_FRAMES, "static": 0, "stacked": 2, "frames": 0}
+MAX_QUIETEST_DB = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +21,16 @@ class PatchShape:
     static    the spectrogram alone (P1, P2)
     stacked   the spectrogram and, as further bands, its delta over one frame either way: P1's MFCC, eq. (9)
     frames    raw frames, samples in place of bands, for nets that learn their filters and take deltas themselves (P4)
+
+    quietest_db: None, or dB are relative to the patch's loudest frame (the mean of its bands), or to this level where that
+    frame is quieter still: a sound is the same near and far, and a room's own noise is not made as loud as a sound. For
+    the planes deltas and static of levels in dB.
     """
 
     n_frames: int = 128
     stride: int = 32
     planes: str = "deltas"
+    quietest_db: float | None = None
 
     def __post_init__(self) -> None:
         if self.planes not in PLANES:
@@ -31,6 +39,10 @@ class PatchShape:
             raise ValueError(
                 f"patches of {self.n_frames} frames every {self.stride}: choose 8 to 4096, every 1 to 4096"
             )
+        if self.quietest_db is not None:
+            number("quietest_db", self.quietest_db, -MAX_QUIETEST_DB, MAX_QUIETEST_DB)
+            if self.planes not in ("deltas", "static"):
+                raise ValueError(f"planes {self.planes!r} are no levels in dB: leave quietest_db out")
 
     @property
     def n_static(self) -> int:
@@ -49,16 +61,23 @@ class PatchShape:
 
     def whole(self, static: np.ndarray) -> np.ndarray:
         """(bands, frames) -> (n, planes, n_frames, bands'): the patches that are in it, perhaps none."""
-        return patches(self.planes_of(static), self.n_frames, self.stride)
+        cut = patches(self.planes_of(static), self.n_frames, self.stride)
+        if self.quietest_db is not None:
+            cut[:, 0] -= np.maximum(cut[:, 0].mean(axis=2).max(axis=1), np.float32(self.quietest_db))[:, None, None]
+        return cut
 
     def cut(self, static: np.ndarray) -> np.ndarray:
         """The same, at least one: a clip too short is repeated."""
         return self.whole(looped(static, self.n_static))
 
+    def reference_db(self, static: np.ndarray) -> float:
+        """What the dB of a recording, (bands, frames), are relative to if it is taken for one patch; 0: to full scale."""
+        return 0.0 if self.quietest_db is None else max(float(static.mean(axis=0).max()), self.quietest_db)
+
     def to_json(self) -> dict[str, Any]:
-        """What trained runs are known by: `planes` came later and is left out at its default."""
-        values = dataclasses.asdict(self)
-        return values if self.planes != "deltas" else {k: v for k, v in values.items() if k != "planes"}
+        """What trained runs are known by; what came later is left out at its default."""
+        later = {"planes": "deltas", "quietest_db": None}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in later or v != later[k]}
 
 
 def deltas(static: np.ndarray) -> np.ndarray:

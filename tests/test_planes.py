@@ -9,6 +9,8 @@ import pytest
 import torch
 from conftest import SR, noise
 from conftest import run as command
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from devices import report
@@ -25,8 +27,11 @@ from runtime.member import BundleError
 from runtime.patches import PatchShape
 from runtime.stack import Stack, frontend_from_json
 from train import spectrograms
+from train.augment import relative
 from train.models import MODELS
+from train.recipe import Recipe
 from train.run import Run
+from train.trainer import fitting
 
 N_CLASSES = 4
 MEL = Frontend("mel", hop_length=2000, n_bands=16, n_fft=2048, win_length=2048)
@@ -37,6 +42,8 @@ FRAMES = Frontend("frames", hop_length=2000, n_bands=64, n_fft=64, win_length=64
 KINDS = {
     "deltas": (MEL, PatchShape(12, 30)),
     "static": (MEL, PatchShape(16, 5, "static")),
+    "relative": (MEL, PatchShape(12, 30, quietest_db=-30.0)),
+    "relative stack": (Stack((MEL, CQT)), PatchShape(16, 7, "static", quietest_db=-90.0)),
     "whole clips": (MEL, PatchShape(60, 60, "static")),
     "stacked": (MFCC, PatchShape(16, 16, "stacked")),
     "frames": (FRAMES, PatchShape(16, 9, "frames")),
@@ -133,11 +140,48 @@ def test_a_bundle_says_what_torch_says_of_a_naive_loops_patches(bundles, kind):
     rows = naive_planes(kind, static)
     starts = range(0, len(rows) - run.patch.n_frames + 1, run.patch.stride)
     cut = np.stack([np.stack(rows[s : s + run.patch.n_frames], axis=1) for s in starts])
+    if run.patch.quietest_db is not None:
+        for patch in cut:
+            patch[0] -= max(run.patch.quietest_db, *(frame.mean() for frame in patch[0]))
     x = torch.from_numpy(((cut - run.mean[:, None]) / run.std[:, None]).astype(np.float32))
     with torch.no_grad():
         p = run.model(x).softmax(1).mean(0).numpy()
     assert np.ptp(p) > 0.02 and np.abs(bundle.predict(wave, SR) - p).max() < 0.06
     assert bundle.check() < 1e-6
+
+
+@given(st.floats(-60, 20), st.integers(0, 2**31))
+def test_relative_patches_are_the_same_at_every_level_down_to_the_quietest(gain_db, seed):
+    """A sound through two gains is one patch; below quietest_db it is as much quieter as it is; in torch as in numpy."""
+    static = np.random.default_rng(seed).normal(-40, 15, (6, 40)).astype(np.float32)
+    patch = PatchShape(8, 5, quietest_db=-70.0)
+    as_heard, louder = patch.whole(static), patch.whole(static + np.float32(gain_db))
+    loudest = static.mean(axis=0)
+    loudest = np.array([loudest[4 + s : 12 + s].max() for s in range(0, 25, 5)])
+    missing = np.minimum(0, loudest + gain_db + 70)[:, None, None]
+    assert np.abs(louder[:, 0] - as_heard[:, 0] - missing).max() < 1e-3
+    assert np.abs(louder[:, 1:] - as_heard[:, 1:]).max() < 1e-4
+    absolute = torch.from_numpy(PatchShape(8, 5).whole(static))
+    assert np.abs(relative(absolute, -70.0).numpy() - as_heard).max() < 1e-4
+
+
+def test_relative_patches_are_of_levels(tmp_path, bundles):
+    for planes in ("stacked", "frames"):
+        with pytest.raises(ValueError, match=f"planes '{planes}' are no levels in dB: leave quietest_db out"):
+            PatchShape(8, 8, planes, -50.0)
+    for value in (float("nan"), -301, "-50", True):
+        with pytest.raises(ValueError, match=r"quietest_db .* is not a number from -300 to 300"):
+            PatchShape(8, 8, "deltas", value)
+    with pytest.raises(ValueError, match="mfcc is no level in dB: leave quietest_db out"):
+        fitting("cnn7", MFCC, PatchShape(quietest_db=-50.0), Recipe())
+    assert PatchShape(12, 30).to_json() == {"n_frames": 12, "stride": 30}  # what runs of before are known by
+    values = json.loads((bundles["relative"][1] / "bundle.json").read_text())
+    assert values["patch"] == {"n_frames": 12, "stride": 30, "quietest_db": -30.0}
+    shutil.copytree(bundles["relative"][1], tmp_path / "b")
+    values["members"][0]["frontend"] = MFCC.to_json()
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(values))
+    with pytest.raises(BundleError, match=r"member .*: quietest_db of mfcc, which is no level"):
+        Bundle.load(tmp_path / "b")
 
 
 @pytest.mark.parametrize("kind", KINDS)

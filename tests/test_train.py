@@ -190,14 +190,15 @@ def test_features_are_cached_by_front_end_and_file(sounds, tmp_path):
 def test_statistics_are_those_of_all_planes_at_once_in_a_part_of_the_memory():
     rng = np.random.default_rng(0)
     for planes, order in itertools.product(("deltas", "static", "stacked"), "CF"):
-        planes_of = PatchShape(planes=planes).planes_of
+        patch = PatchShape(planes=planes)
+        planes_of = patch.planes_of
         statics = [np.asarray(rng.normal(-40, 20, (100, n)), np.float32, order) for n in rng.integers(200, 400, 30)]
         whole = np.concatenate([planes_of(static) for static in statics], axis=2)
         mean, std = whole.mean(axis=2, dtype=np.float64).astype(np.float32), whole.std(axis=2)
         if planes == "deltas":
             mean[2] -= std[2] * np.linspace(-features.POSITION, features.POSITION, 100, dtype=np.float32)
         tracemalloc.start()
-        ours = features.normalisation(statics, planes_of)
+        ours = features.normalisation(statics, patch)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert np.array_equal(ours[0], mean) and np.array_equal(ours[1], std)  # runs are known by their last bit

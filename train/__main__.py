@@ -99,7 +99,12 @@ def _frontend(args):
 
 def _patch(args, system):
     """-> the PatchShape of the system, with what was asked for instead."""
-    given = {"n_frames": args.patch_frames, "stride": args.stride, "planes": args.planes}
+    given = {
+        "n_frames": args.patch_frames,
+        "stride": args.stride,
+        "planes": args.planes,
+        "quietest_db": args.quietest_db,
+    }
     if system.patch.planes == "static" and args.frontend == ["p1_mfcc"]:
         given["planes"] = args.planes or "stacked"
     return dataclasses.replace(system.patch, **{name: value for name, value in given.items() if value is not None})
@@ -194,6 +199,12 @@ def _arguments(argv):
     parser.add_argument("--patch-frames", type=int, help="frames of a patch (default: the system's; cnn7 128)")
     parser.add_argument("--stride", type=int, help="frames between patches (default: the system's; cnn7 32)")
     parser.add_argument("--planes", choices=PLANES, help="what a net sees of a spectrogram (default: the system's)")
+    parser.add_argument(
+        "--quietest-db",
+        type=float,
+        help="hear patches relative to their loudest frame, or to this level, of the mean of the bands, where that is "
+        "quieter (the shipped nets: mel -42, gam -63, cqt -50; default: relative to full scale)",
+    )
     recipe = parser.add_argument_group("the recipe", "defaults: the system's paper; cnn7's are ours")
     for field, (kind, text) in RECIPE_FLAGS.items():
         names = ["--mixup"] if field == "mixup_alpha" else [f"--{field.replace('_', '-')}"]

@@ -40,6 +40,12 @@ def planes_of(static, planes="deltas"):
     return torch.stack([static[..., 4:-4], first[..., 2:-2], delta(first)], dim=1).transpose(2, 3)
 
 
+def relative(planes, quietest_db):
+    """(batch, planes, frames, bands), the first plane in dB -> relative to each patch's loudest frame: PatchShape.whole."""
+    loudest = planes[:, 0].mean(2).amax(1).clamp(min=quietest_db)
+    return torch.cat([planes[:, :1] - loudest[:, None, None, None], planes[:, 1:]], dim=1)
+
+
 def random_gain(static, range_db, raw=False):
     """(batch, bands, frames) in dB, or samples, each clip louder or quieter by up to range_db: microphones differ."""
     gain_db = ((torch.rand(len(static), 1, 1) * 2 - 1) * range_db).to(static.device)

@@ -100,15 +100,18 @@ def unchanged(frontend):
     return np.zeros((1, frontend.n_bands), np.float32), np.ones((1, frontend.n_bands), np.float32)
 
 
-def normalisation(statics, planes_of):
+def normalisation(statics, patch):
     """-> mean, std (planes, bands) float32 over all frames: each plane and band reaches the net with variance 1.
+
+    Where a patch's dB are relative, those of each recording are relative to its loudest frame here: nearly the same.
 
     Where there are deltas, the last plane's mean also carries a ramp over the bands: see POSITION. A static plane alone
     stays as the papers have it.
     """
     n_bands = len(statics[0])
     groups = np.array_split(np.arange(n_bands), max(1, n_bands // BANDS_AT_ONCE))
-    parts = (_mean_and_std(statics, planes_of, slice(bands[0], bands[-1] + 1)) for bands in groups)
+    references_db = [patch.reference_db(static) for static in statics]
+    parts = (_mean_and_std(statics, references_db, patch, slice(bands[0], bands[-1] + 1)) for bands in groups)
     parts = list(counted(parts, len(groups), "statistics, group of bands"))
     mean, std = (np.concatenate(rows, axis=2).reshape(len(rows[0]), -1) for rows in zip(*parts))
     mean, std = mean.astype(np.float32), np.maximum(std, 1e-3)
@@ -117,8 +120,8 @@ def normalisation(statics, planes_of):
     return mean, std
 
 
-def _mean_and_std(statics, planes_of, bands):
+def _mean_and_std(statics, references_db, patch, bands):
     """-> float64, float32 (planes, rows that a band becomes, bands), over all frames."""
-    planes = np.concatenate([planes_of(static[bands]) for static in statics], axis=2)
+    planes = np.concatenate([patch.planes_of(static[bands] - db) for static, db in zip(statics, references_db)], axis=2)
     planes = planes.reshape(len(planes), -1, bands.stop - bands.start, planes.shape[2])
     return planes.mean(axis=3, dtype=np.float64), planes.std(axis=3)

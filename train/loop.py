@@ -190,7 +190,8 @@ def _patches(statics, goal, patch, recipe):
         crops, goal = augment.between_class(crops, goal, raw)
     elif recipe.mixup_alpha and len(crops) > 1:
         crops, goal = augment.mixup(crops, goal, recipe.mixup_alpha, recipe.shares)
-    return augment.planes_of(crops, patch.planes), goal
+    planes = augment.planes_of(crops, patch.planes)
+    return planes if patch.quietest_db is None else augment.relative(planes, patch.quietest_db), goal
 
 
 class _Grid(Sequence):

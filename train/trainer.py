@@ -83,6 +83,8 @@ def fitting(model_name, frontend, patch, recipe):
     if raw != (frontend.kind == "frames"):
         wanted = "raw frames, --frontend p4_frames or frames_16k" if raw else "a spectrogram; learned takes raw frames"
         raise ValueError(f"{model_name} cannot hear {frontend.kind}: give it {wanted}")
+    if patch.quietest_db is not None and not all(f.is_level for f in frontend.frontends):
+        raise ValueError(f"{frontend.kind} is no level in dB: leave quietest_db out")
     if raw and (recipe.mask_frames or recipe.mask_bands):
         raise ValueError(
             "mask_frames and mask_bands would hide raw samples: give them to the net, --set mask_frames=16"
@@ -96,7 +98,7 @@ def new_run(model_name, kwargs, frontend, patch, labels, statics, recipe):
         model = MODELS[model_name](n_classes=len(labels), **kwargs)
     except TypeError as error:
         raise ValueError(f"{model_name} has no such setting: {error}") from error
-    mean, std = unchanged(frontend) if patch.planes == "frames" else normalisation(statics, patch.planes_of)
+    mean, std = unchanged(frontend) if patch.planes == "frames" else normalisation(statics, patch)
     run = Run(model_name, model, frontend, patch, labels, mean, std, {})
     _check_patch(run)
     return run
