@@ -86,13 +86,18 @@ def _check_alike(bundle: Bundle, other: Bundle) -> None:
 
 
 def levels_of(bundle: Bundle, clips: Sequence[Clip], cache: Path = CACHE) -> Levels | None:
-    """The range of levels of the clips in the bands of the bundle's first member that hears them; None: none does."""
+    """The range of levels of the clips in the bands of the bundle's first member that hears them; None: none does.
+
+    Where its patches are relative, the range goes on below, down to where half of the clips would be too quiet for that.
+    """
     member = next((member for member in bundle.members if member.hears_level), None)
     if member is None:
         return None
-    loud_db = [clip_level(static) for static in features(clips, member.frontend, cache)]
-    low, mid, high = (tuple(row.round(2).tolist()) for row in np.percentile(loud_db, PERCENTILES, axis=0))
-    return Levels(member.name, low, mid, high)
+    statics, patch = features(clips, member.frontend, cache), member.patch
+    low, mid, high = np.percentile([clip_level(static) for static in statics], PERCENTILES, axis=0)
+    if patch.quietest_db is not None:
+        low -= np.median([patch.reference_db(static) for static in statics]) - patch.quietest_db  # at least 0
+    return Levels(member.name, *(tuple(row.round(2).tolist()) for row in (low, mid, high)))
 
 
 def store(

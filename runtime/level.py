@@ -1,6 +1,7 @@
 """The levels a bundle was trained on. Stored in it, learned by `python -m export.rules`.
 
-The dB reference is fixed: a microphone much quieter than the training recordings gives the nets what they never saw.
+The front ends' dB reference is fixed: a microphone much quieter than the training recordings gives the nets what they never
+saw, unless their patches are relative (runtime.patches), and then too where these end to be.
 """
 
 import dataclasses
@@ -22,7 +23,8 @@ MAX_DB = 300.0  # float32 samples cannot leave it
 
 @dataclasses.dataclass(frozen=True)
 class Levels:
-    """Per band of one member's front end, in dB: what 5, 50 and 95 % of the training recordings do not exceed.
+    """Per band of one member's front end, in dB: what 5, 50 and 95 % of the training recordings do not exceed; the first
+    less what relative patches make up for.
 
     A recording's level in a band is the 95th percentile over its frames: how loud its sound is, whatever silence follows.
     """
@@ -112,7 +114,7 @@ class LevelWatch:
             db = math.ceil(too_loud_db)
             return f"{db} dB louder than nearly all training recordings: move back, or lower --gain-db by {db}"
         return (
-            f"for a minute {math.ceil(too_quiet_db)} dB quieter than nearly all training recordings: "
+            f"for a minute {math.ceil(too_quiet_db)} dB quieter than the nets have learned to hear: "
             "unless nothing sounded, come closer or see --calibrate"
         )
 

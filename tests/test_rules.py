@@ -1,5 +1,6 @@
 """export.rules: what is fitted is right where the answer is known, and what is stored leaves a whole bundle."""
 
+import dataclasses
 import json
 import shutil
 
@@ -17,6 +18,7 @@ from runtime.decide import offline
 from runtime.rules import Rules
 from tests.conftest import SR, noise
 from train.data import Clip, load_dataset
+from train.features import features
 
 
 @pytest.fixture()
@@ -181,6 +183,17 @@ def test_levels_rise_with_the_recordings(bundle, cache, tmp_path):
     for name in ("low_db", "mid_db", "high_db"):
         rise = np.subtract(getattr(loud, name), getattr(quiet, name))
         assert rise == pytest.approx(np.full(128, 20 * np.log10(2)), abs=0.03)
+
+
+def test_relative_patches_bear_quieter_sounds(bundle, cache, tmp_path):
+    """By what lies between the recordings and quietest_db, in every band; the middle and the loud end stay."""
+    clips = load_dataset(folder_of(tmp_path / "data", bundle.labels, 2)).clips
+    before, member = learning.levels_of(bundle, clips, cache), bundle.members[0]
+    references = [static.mean(axis=0).max() for static in features(clips, member.frontend, cache)]
+    member.patch = dataclasses.replace(member.patch, quietest_db=float(np.median(references)) - 25)
+    after = learning.levels_of(bundle, clips, cache)
+    assert np.subtract(before.low_db, after.low_db) == pytest.approx(np.full(128, 25), abs=0.03)
+    assert (after.mid_db, after.high_db) == (before.mid_db, before.high_db)
 
 
 def two_folds(root, labels):
