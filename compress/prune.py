@@ -116,7 +116,7 @@ def smaller_shape(run, name, limits):
     dc = kwargs["decomposed"]
     shape = Shape(
         tuple(kwargs["widths"]), dc if isinstance(dc, bool) else tuple(dc),
-        run.frontend.n_bands, run.patch.n_frames, run.frontend.hop_length, run.frontend.win_length,
+        run.frontend.n_bands, run.patch.n_frames, run.frontend.hop_length, run.frontend.win_length, run.patch.quietest_db,
     )  # fmt: skip
     if shape.frontend(name) != run.frontend or shape.patch != run.patch:
         raise ValueError(f"{name}: its front end or patches are none that compress.cnn7 makes")

@@ -152,9 +152,10 @@ def largest_fitting(budget_bytes, n_classes):
     return best
 
 
-def heard_by(shape):
-    """-> {spectrogram: the Shape with what the shipped net of that spectrogram hears}."""
-    return {name: dataclasses.replace(shape, **HEARD[name]) for name in PRESETS}
+def heard_by(shape, relative=True):
+    """-> {spectrogram: the Shape with what the shipped net of that spectrogram hears}; relative: patches in relative dB."""
+    heard = {name: values if relative else values | {"quietest_db": None} for name, values in HEARD.items()}
+    return {name: dataclasses.replace(shape, **heard[name]) for name in PRESETS}
 
 
 def widest_within(limits, shape, n_classes):

@@ -1,5 +1,7 @@
 """Channels that say nothing can go; importance finds them; what is left is a smaller file."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,8 @@ def test_smaller_shape_keeps_proportions_and_fits(small_runs):
     small = prune.smaller_shape(mel, "mel", Limits(large - 200))
     assert costs(small, 4)["tflite"] < large and small.decomposed is True
     assert all(a <= b for a, b in zip(small.widths, (4, 8, 8, 8, 12, 16)))
+    relative = dataclasses.replace(mel, patch=dataclasses.replace(mel.patch, quietest_db=-42.0))
+    assert prune.smaller_shape(relative, "mel", Limits(large - 200)).quietest_db == -42
     with pytest.raises(ValueError, match="not even its narrowest form"):
         prune.smaller_shape(mel, "mel", Limits(1000))
     with pytest.raises(ValueError, match="front end or patches are none"):
