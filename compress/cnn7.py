@@ -284,22 +284,10 @@ def arguments(argv):
     parser.add_argument(
         "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
     )
-    search = parser.add_argument_group(
-        "the search", "a shape per spectrogram by its log loss on training clips; needs the extra 'search'"
-    )
-    search.add_argument(
-        "--search",
-        type=float,
-        metavar="HOURS",
-        help="of trials per spectrogram, all calls together (default: no search)",
-    )
-    search.add_argument("--shapes", type=Path, metavar="FILE", help="search.json of a search: the shapes it has chosen")
-    search.add_argument("--search-epochs", type=int, default=18, help="of a trial (default 18)")
-    search.add_argument("--ram", type=parse_bytes, help="bytes of tensor arena that each net may take, such as 256kb")
-    search.add_argument("--macs", type=int, help="multiply-accumulates of a patch that each net may take")
-    search.add_argument(
-        "--storage",
-        help="file, or URL of a database, that the same command on other machines shares (default: in --runs)",
+    _search_options(
+        parser.add_argument_group(
+            "the search", "a shape per spectrogram by its log loss on training clips; needs the extra 'search'"
+        )
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
@@ -317,6 +305,23 @@ def arguments(argv):
     args.runs = args.runs or Path("runs") / args.out.name
     _check(args)
     return args
+
+
+def _search_options(group):
+    group.add_argument(
+        "--search",
+        type=float,
+        metavar="HOURS",
+        help="of trials per spectrogram, all calls together (default: no search)",
+    )
+    group.add_argument("--shapes", type=Path, metavar="FILE", help="search.json of a search: the shapes it has chosen")
+    group.add_argument("--search-epochs", type=int, default=18, help="of a trial (default 18)")
+    group.add_argument("--ram", type=parse_bytes, help="bytes of tensor arena that each net may take, such as 256kb")
+    group.add_argument("--macs", type=int, help="multiply-accumulates of a patch that each net may take")
+    group.add_argument(
+        "--storage",
+        help="file, or URL of a database, that the same command on other machines shares (default: in --runs)",
+    )
 
 
 def _check(args):

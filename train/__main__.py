@@ -159,22 +159,25 @@ def _arguments(argv):
     )  # fmt: skip
     parser.add_argument("model", choices=SYSTEMS, help="system, see below")
     parser.add_argument(
-        "--frontend",
-        choices=FRONTENDS,
-        metavar="NAME",
-        required=True,
-        action="append",
-        help=f"spectrogram; repeat for nets that fuse several: {', '.join(FRONTENDS)}",
-    )
-    parser.add_argument(
         "--data",
         type=Path,
         default=RECORDINGS,
         help="ESC-50, UrbanSound8K, TUT, TAU, LITIS Rouen or folder-per-class (default: the shipped recordings)",
     )
     parser.add_argument("--fold", type=int, help="hold this fold out and score on it (default: train on everything)")
-    parser.add_argument("--shape", default="full", help="size, see below (default full: as printed)")
-    parser.add_argument(
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
+    parser.add_argument("--out", type=Path, help="folder of the run (default runs/MODEL-SHAPE-FRONTEND-FOLD-SEED)")
+    _net_options(parser.add_argument_group("the net"))
+    _heard_options(parser.add_argument_group("what it hears"))
+    _recipe_options(parser.add_argument_group("the recipe", "defaults: the system's paper; cnn7's are ours"))
+    _machine_options(parser.add_argument_group("the machine"))
+    return parser.parse_args(argv)
+
+
+def _net_options(group):
+    group.add_argument("--shape", default="full", help="size, see below (default full: as printed)")
+    group.add_argument(
         "--set",
         type=_option,
         action="append",
@@ -182,59 +185,71 @@ def _arguments(argv):
         metavar="NAME=VALUE",
         help="an argument of the net, over its shape's: heads=4, skip=false, bank=sinc, late=false; repeat for several",
     )
-    parser.add_argument("--sub-bands", type=int, default=1, help="SPSMF (P2): a net for each of so many sub-bands")
-    parser.add_argument(
+    group.add_argument("--sub-bands", type=int, default=1, help="SPSMF (P2): a net for each of so many sub-bands")
+    group.add_argument(
         "--frame-decisions", action="store_true", help="SPSMT (P2): the classifier decides on every frame"
     )
-    parser.add_argument(
+    group.add_argument(
         "--fusion", choices=vgg.FUSIONS, help="where several spectrograms meet: EF, MF, LF of P2 (default early)"
     )
-    parser.add_argument(
+
+
+def _heard_options(group):
+    group.add_argument(
+        "--frontend",
+        choices=FRONTENDS,
+        metavar="NAME",
+        required=True,
+        action="append",
+        help=f"spectrogram; repeat for nets that fuse several: {', '.join(FRONTENDS)}",
+    )
+    group.add_argument(
         "--hop-length",
         type=int,
         help="samples; P3's 620, 1120, 1850 give patches of 1.8, 3.3, 5.4 s (default: mel, gam, cqt 1120, others their own)",
     )
-    parser.add_argument("--n-fft", type=int, help="samples of the FFT (default: the spectrogram's, 8192 in P3)")
-    parser.add_argument("--win-length", type=int, help="samples of the window (default: the spectrogram's, 4096 in P3)")
-    parser.add_argument("--patch-frames", type=int, help="frames of a patch (default: the system's; cnn7 128)")
-    parser.add_argument("--stride", type=int, help="frames between patches (default: the system's; cnn7 32)")
-    parser.add_argument("--planes", choices=PLANES, help="what a net sees of a spectrogram (default: the system's)")
-    parser.add_argument(
+    group.add_argument("--n-fft", type=int, help="samples of the FFT (default: the spectrogram's, 8192 in P3)")
+    group.add_argument("--win-length", type=int, help="samples of the window (default: the spectrogram's, 4096 in P3)")
+    group.add_argument("--patch-frames", type=int, help="frames of a patch (default: the system's; cnn7 128)")
+    group.add_argument("--stride", type=int, help="frames between patches (default: the system's; cnn7 32)")
+    group.add_argument("--planes", choices=PLANES, help="what a net sees of a spectrogram (default: the system's)")
+    group.add_argument(
         "--quietest-db",
         type=float,
         help="hear patches relative to their loudest frame, or to this level, of the mean of the bands, where that is "
         "quieter (the shipped nets: mel -42, gam -63, cqt -50; default: relative to full scale)",
     )
-    recipe = parser.add_argument_group("the recipe", "defaults: the system's paper; cnn7's are ours")
+
+
+def _recipe_options(group):
     for field, (kind, text) in RECIPE_FLAGS.items():
         names = ["--mixup"] if field == "mixup_alpha" else [f"--{field.replace('_', '-')}"]
-        recipe.add_argument(*names, dest=field, type=kind, choices=CHOICES.get(field), help=text)
+        group.add_argument(*names, dest=field, type=kind, choices=CHOICES.get(field), help=text)
     for field, text in RECIPE_SWITCHES.items():
-        recipe.add_argument(f"--{field}", action=argparse.BooleanOptionalAction, help=text)
-    recipe.add_argument(
+        group.add_argument(f"--{field}", action=argparse.BooleanOptionalAction, help=text)
+    group.add_argument(
         "--teacher",
         type=Path,
         action="append",
         default=[],
         help="run to distil from, of any spectrogram; several teach by their product",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
+
+
+def _machine_options(group):
+    group.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the net's steps")
+    group.add_argument(
         "--workers",
         type=int,
         default=0,
         help="processes beside those threads that make spectrograms and, an epoch ahead, variations (default 0: none)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--accelerator", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: a GPU, or cpu"
     )
-    parser.add_argument(
+    group.add_argument(
         "--devices", type=int, default=1, help="GPUs, or processes on the cpu, that share every batch (default 1)"
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
-    parser.add_argument("--out", type=Path, help="folder of the run (default runs/MODEL-SHAPE-FRONTEND-FOLD-SEED)")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
