@@ -11,6 +11,7 @@ DELTA_FRAMES = 8  # two valid 5-tap deltas take four frames from either end
 # What a net sees of a spectrogram -> how many of its frames that costs at both ends together.
 PLANES = {"deltas": DELTA_FRAMES, "static": 0, "stacked": 2, "frames": 0}
 MAX_QUIETEST_DB = 300.0
+RANGE_DB = 50.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +24,9 @@ class PatchShape:
     frames    raw frames, samples in place of bands, for nets that learn their filters and take deltas themselves (P4)
 
     quietest_db: None, or dB are relative to the patch's loudest frame (the mean of its bands), or to this level where that
-    frame is quieter still: a sound is the same near and far, and a room's own noise is not made as loud as a sound. For
-    the planes deltas and static of levels in dB.
+    frame is quieter still: a sound is the same near and far, and a room's own noise is not made as loud as a sound. What
+    lies more than RANGE_DB below is raised to there: it is the recording's noise, or its digital silence. For the planes
+    deltas and static of levels in dB.
     """
 
     n_frames: int = 128
@@ -61,18 +63,27 @@ class PatchShape:
 
     def whole(self, static: np.ndarray) -> np.ndarray:
         """(bands, frames) -> (n, planes, n_frames, bands'): the patches that are in it, perhaps none."""
-        cut = patches(self.planes_of(static), self.n_frames, self.stride)
-        if self.quietest_db is not None:
-            cut[:, 0] -= np.maximum(cut[:, 0].mean(axis=2).max(axis=1), np.float32(self.quietest_db))[:, None, None]
-        return cut
+        if self.quietest_db is None:
+            return patches(self.planes_of(static), self.n_frames, self.stride)
+        starts = range(0, static.shape[1] - self.n_static + 1, self.stride)
+        cut = [patches(self.planes_of(self.relative(static[:, s : s + self.n_static])), self.n_frames) for s in starts]
+        return np.concatenate(cut) if cut else np.zeros((0, *self.in_shape(len(static))), np.float32)
 
     def cut(self, static: np.ndarray) -> np.ndarray:
         """The same, at least one: a clip too short is repeated."""
         return self.whole(looped(static, self.n_static))
 
     def reference_db(self, static: np.ndarray) -> float:
-        """What the dB of a recording, (bands, frames), are relative to if it is taken for one patch; 0: to full scale."""
-        return 0.0 if self.quietest_db is None else max(float(static.mean(axis=0).max()), self.quietest_db)
+        """What the dB of (bands, frames), a patch or a recording taken for one, are relative to."""
+        assert self.quietest_db is not None
+        return max(float(np.ascontiguousarray(static).mean(axis=0).max()), self.quietest_db)
+
+    def relative(self, static: np.ndarray, reference_db: float | None = None) -> np.ndarray:
+        """(bands, frames) as the front end gives them -> as a net hears them, relative to their own reference by default."""
+        if self.quietest_db is None:
+            return static
+        reference_db = self.reference_db(static) if reference_db is None else reference_db
+        return np.maximum(static - np.float32(reference_db), np.float32(-RANGE_DB))
 
     def to_json(self) -> dict[str, Any]:
         """What trained runs are known by; what came later is left out at its default."""

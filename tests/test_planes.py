@@ -27,7 +27,7 @@ from runtime.member import BundleError
 from runtime.patches import PatchShape
 from runtime.stack import Stack, frontend_from_json
 from train import spectrograms
-from train.augment import relative
+from train.augment import planes_of, relative
 from train.models import MODELS
 from train.recipe import Recipe
 from train.run import Run
@@ -137,12 +137,13 @@ def test_a_bundle_says_what_torch_says_of_a_naive_loops_patches(bundles, kind):
     run, folder = bundles[kind]
     bundle, wave = Bundle.load(folder), noise(7, seed=3)
     static = np.concatenate([spectrogram(wave, f) for f in run.frontend.frontends])
-    rows = naive_planes(kind, static)
-    starts = range(0, len(rows) - run.patch.n_frames + 1, run.patch.stride)
-    cut = np.stack([np.stack(rows[s : s + run.patch.n_frames], axis=1) for s in starts])
-    if run.patch.quietest_db is not None:
-        for patch in cut:
-            patch[0] -= max(run.patch.quietest_db, *(frame.mean() for frame in patch[0]))
+    starts = range(0, static.shape[1] - run.patch.n_static + 1, run.patch.stride)
+    windows = [static[:, s : s + run.patch.n_static] for s in starts]
+    if (quietest_db := run.patch.quietest_db) is not None:
+        loudest = [max(quietest_db, *(frame.mean() for frame in window.T)) for window in windows]
+        windows = [np.maximum(window - db, -50) for window, db in zip(windows, loudest)]
+        assert (np.array(loudest) > quietest_db).any()
+    cut = np.stack([np.stack(naive_planes(kind, window), axis=1) for window in windows])
     x = torch.from_numpy(((cut - run.mean[:, None]) / run.std[:, None]).astype(np.float32))
     with torch.no_grad():
         p = run.model(x).softmax(1).mean(0).numpy()
@@ -152,17 +153,19 @@ def test_a_bundle_says_what_torch_says_of_a_naive_loops_patches(bundles, kind):
 
 @given(st.floats(-60, 20), st.integers(0, 2**31))
 def test_relative_patches_are_the_same_at_every_level_down_to_the_quietest(gain_db, seed):
-    """A sound through two gains is one patch; below quietest_db it is as much quieter as it is; in torch as in numpy."""
+    """Below quietest_db a sound is as much quieter as it is. Nothing is heard 50 dB below the reference. Torch as numpy."""
     static = np.random.default_rng(seed).normal(-40, 15, (6, 40)).astype(np.float32)
-    patch = PatchShape(8, 5, quietest_db=-70.0)
+    patch, plain = PatchShape(8, 5, quietest_db=-70.0), PatchShape(8, 5)
     as_heard, louder = patch.whole(static), patch.whole(static + np.float32(gain_db))
-    loudest = static.mean(axis=0)
-    loudest = np.array([loudest[4 + s : 12 + s].max() for s in range(0, 25, 5)])
-    missing = np.minimum(0, loudest + gain_db + 70)[:, None, None]
-    assert np.abs(louder[:, 0] - as_heard[:, 0] - missing).max() < 1e-3
-    assert np.abs(louder[:, 1:] - as_heard[:, 1:]).max() < 1e-4
-    absolute = torch.from_numpy(PatchShape(8, 5).whole(static))
-    assert np.abs(relative(absolute, -70.0).numpy() - as_heard).max() < 1e-4
+    windows = [static[:, s : s + 16] for s in range(0, 25, 5)]
+    for i, window in enumerate(windows):
+        db = max(-70, window.mean(axis=0).max() + gain_db)
+        expected = plain.whole(np.maximum(window + gain_db - db, -50).astype(np.float32))
+        assert np.abs(louder[i] - expected[0]).max() < 1e-4
+        if db > -70:
+            assert np.abs(louder[i] - as_heard[i]).max() < 1e-4
+    batch = planes_of(relative(torch.from_numpy(np.stack(windows)), -70.0))
+    assert np.abs(batch.numpy() - as_heard).max() < 1e-4
 
 
 def test_relative_patches_are_of_levels(tmp_path, bundles):

@@ -5,6 +5,8 @@ They are drawn on the processor, whatever device the patches are on: the same on
 
 import torch
 
+from runtime.patches import RANGE_DB
+
 
 def random_crops(statics, n_static, raw=False):
     """list of (bands, frames) tensors -> (batch, bands, n_static): a random stretch of each clip that holds some sound.
@@ -40,10 +42,10 @@ def planes_of(static, planes="deltas"):
     return torch.stack([static[..., 4:-4], first[..., 2:-2], delta(first)], dim=1).transpose(2, 3)
 
 
-def relative(planes, quietest_db):
-    """(batch, planes, frames, bands), the first plane in dB -> relative to each patch's loudest frame: PatchShape.whole."""
-    loudest = planes[:, 0].mean(2).amax(1).clamp(min=quietest_db)
-    return torch.cat([planes[:, :1] - loudest[:, None, None, None], planes[:, 1:]], dim=1)
+def relative(static, quietest_db):
+    """(batch, bands, frames) in dB -> the same, each relative to its loudest frame: runtime.patches.PatchShape.relative."""
+    loudest = static.mean(1).amax(1).clamp(min=quietest_db)
+    return (static - loudest[:, None, None]).clamp(min=-RANGE_DB)
 
 
 def random_gain(static, range_db, raw=False):

@@ -111,7 +111,7 @@ def normalisation(statics, patch):
     n_bands = len(statics[0])
     groups = np.array_split(np.arange(n_bands), max(1, n_bands // BANDS_AT_ONCE))
     relative = patch.quietest_db is not None
-    references_db = [patch.reference_db(static) for static in statics] if relative else [0.0] * len(statics)
+    references_db = [patch.reference_db(static) for static in statics] if relative else [None] * len(statics)
     parts = (_mean_and_std(statics, references_db, patch, slice(bands[0], bands[-1] + 1)) for bands in groups)
     parts = list(counted(parts, len(groups), "statistics, group of bands"))
     mean, std = (np.concatenate(rows, axis=2).reshape(len(rows[0]), -1) for rows in zip(*parts))
@@ -123,6 +123,7 @@ def normalisation(statics, patch):
 
 def _mean_and_std(statics, references_db, patch, bands):
     """-> float64, float32 (planes, rows that a band becomes, bands), over all frames."""
-    planes = np.concatenate([patch.planes_of(static[bands] - db) for static, db in zip(statics, references_db)], axis=2)
+    heard = (patch.relative(static[bands], db) for static, db in zip(statics, references_db))
+    planes = np.concatenate([patch.planes_of(static) for static in heard], axis=2)
     planes = planes.reshape(len(planes), -1, bands.stop - bands.start, planes.shape[2])
     return planes.mean(axis=3, dtype=np.float64), planes.std(axis=3)

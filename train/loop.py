@@ -190,8 +190,9 @@ def _patches(statics, goal, patch, recipe):
         crops, goal = augment.between_class(crops, goal, raw)
     elif recipe.mixup_alpha and len(crops) > 1:
         crops, goal = augment.mixup(crops, goal, recipe.mixup_alpha, recipe.shares)
-    planes = augment.planes_of(crops, patch.planes)
-    return planes if patch.quietest_db is None else augment.relative(planes, patch.quietest_db), goal
+    if patch.quietest_db is not None:
+        crops = augment.relative(crops, patch.quietest_db)
+    return augment.planes_of(crops, patch.planes), goal
 
 
 class _Grid(Sequence):
