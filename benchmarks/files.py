@@ -120,8 +120,7 @@ def held_out(run, data, cache):
         raise ValueError(f"the run of fold {fold} held nothing out: compare engines on one trained with --fold")
     calibration = calibration_patches(run, train_clips, cache)
     net = int8.quantize(*fit_for_int8(graph_of(run.model, calibration.shape[1:]), calibration))
-    statics = [looped(s, run.patch.n_static) for s in features(test_clips, run.frontend, cache)]
-    cut = [patches(deltas(s), run.patch.n_frames, run.patch.stride) for s in statics]
+    cut = [run.patch.cut(static) for static in features(test_clips, run.frontend, cache)]
     return net, run.normalise(np.concatenate(cut))
 
 

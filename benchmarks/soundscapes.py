@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from export.crossfit import fit
-from export.rules import UNKNOWN, hear_folds, of_folds, store
+from export.rules import UNKNOWN, bundles_of_folds, hear_folds, store
 from runtime import command
 from runtime.bundle import Bundle
 from runtime.score import score
@@ -27,7 +27,7 @@ SUMMED = ("sounds", "hits", "misses", "wrong_class", "false_alarms_of_nothing", 
 
 def measured(runs, dataset, minutes, folder):
     """-> [runtime.score's scores, one per fold]; `folder` takes a copy of each bundle and the soundscapes."""
-    bundles = of_folds(runs, dataset)
+    bundles = bundles_of_folds(runs, dataset)
     traces, scores = hear_folds(bundles, dataset), []
     for fold, bundle in bundles.items():
         copy = folder / f"bundle{fold}"

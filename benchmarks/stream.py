@@ -26,7 +26,6 @@ from benchmarks.frontend import medians_ms
 from runtime import command, fusion
 from runtime.bundle import DEFAULT, Bundle
 from runtime.decide import Stream
-from runtime.patches import deltas, patches
 
 GRID = [(window_s, hop_s) for window_s in (1.0, 5.0, 10.0) for hop_s in (0.5, 1.0)]
 SOUND_S = 60.0
@@ -91,9 +90,9 @@ def loop(bundle, sessions):
     def decide(y, window_s):
         log_p = []
         for member, session in zip(bundle.members, sessions):
-            planes = deltas(spectrogram(y, member.frontend).astype(np.float32))
+            static = spectrogram(y, member.frontend).astype(np.float32)
             n_patches = math.ceil(window_s * bundle.sr / member.stride_samples)
-            cut = patches(planes, member.patch.n_frames, member.patch.stride)[-n_patches:]
+            cut = member.patch.whole(static)[-n_patches:]
             x = ((cut - member.mean[:, None]) / member.std[:, None]).astype(np.float32)
             name = session.get_inputs()[0].name
             logits = np.stack([session.run(None, {name: patch[None]})[0].reshape(-1) for patch in x])

@@ -34,7 +34,7 @@ def accuracy_section(bundle, seeds):
     fused, parts = bundle.fuse.upper(), []
     for name, one in seeds.items():
         rows = []
-        for net, log_p in one["nets"].items():
+        for net, log_p in one["int8"].items():
             scores, spread = accuracy_and_loss(one["truth"], log_p), intervals(one["truth"], log_p, one["groups"])
             exact = accuracy_and_loss(one["truth"], one["float"][net])
             rows.append([
@@ -42,9 +42,9 @@ def accuracy_section(bundle, seeds):
                 _span(*spread["accuracy"]), f"{scores['log_loss']:.3f}", f"{exact['accuracy']:.1%}",
             ])  # fmt: skip
         head = ["net", "accuracy", "Wilson, 95 %", "bootstrap, 95 %", "log loss", "in float"]
-        hits = one["nets"][fused].argmax(1) == one["truth"]
+        hits = one["int8"][fused].argmax(1) == one["truth"]
         by_fold = ", ".join(f"{fold}: {hits[one['folds'] == fold].mean():.1%}" for fold in np.unique(one["folds"]))
-        moved = difference(one["truth"], one["nets"][fused], one["float"][fused], one["groups"])
+        moved = difference(one["truth"], one["int8"][fused], one["float"][fused], one["groups"])
         n_groups = len(set(one["groups"]))
         parts.append(
             f"`{name}`: {len(hits)} clips of {n_groups} recordings, the deployed {bundle.format} files.\n\n"
@@ -52,7 +52,7 @@ def accuracy_section(bundle, seeds):
             f"By fold: {by_fold}. The files less the same nets in float, clip by clip: {difference_text(moved)}.\n"
         )
     if len(seeds) > 1:
-        shares = [accuracy_and_loss(one["truth"], one["nets"][fused])["accuracy"] for one in seeds.values()]
+        shares = [accuracy_and_loss(one["truth"], one["int8"][fused])["accuracy"] for one in seeds.values()]
         parts.append(
             f"{fused} over {len(seeds)} trainings: mean {np.mean(shares):.1%}, {_span(min(shares), max(shares))}.\n"
         )
@@ -62,7 +62,7 @@ def accuracy_section(bundle, seeds):
 def class_section(bundle, seeds):
     """Class by class, what it is taken for most: the first seed's fused decisions -> Markdown."""
     one = next(iter(seeds.values()))
-    guess = one["nets"][bundle.fuse.upper()].argmax(1)
+    guess = one["int8"][bundle.fuse.upper()].argmax(1)
     rows = []
     for i, label in enumerate(bundle.labels):
         here = one["truth"] == i
@@ -78,7 +78,7 @@ def limits_section(bundle, dataset, seeds, levels):
     first_s = max(member.patch_end(0) for member in bundle.members) / bundle.sr
     heard_all = [name for name, run in runs_of(bundle).items() if not run.get("data", {}).get("fold")]
     one = next(iter(seeds.values()))
-    low, high = intervals(one["truth"], one["nets"][bundle.fuse.upper()], one["groups"])["accuracy"]
+    low, high = intervals(one["truth"], one["int8"][bundle.fuse.upper()], one["groups"])["accuracy"]
     lines = [
         f"Tested on `{dataset.name}` alone; its {len(set(one['groups']))} recordings leave {100 * (high - low):.1f} points "
         "of uncertainty, other places and microphones apart.",
@@ -112,7 +112,7 @@ def card(bundle, data, dataset, folders, cache, levels=None):
     """-> the whole card. folders: those that compress.folds made, one for each seed."""
     seeds = {
         runs.name: deployed.of_folds(
-            {fold: runs / f"fold{fold}" / "bundle" for fold in dataset.folds}, bundle, data, dataset, cache
+            {fold: runs / f"fold{fold}" / "bundle" for fold in dataset.folds}, bundle, dataset, cache
         )
         for runs in folders
     }

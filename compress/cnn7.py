@@ -166,7 +166,9 @@ def evaluation_text(table, n_clips):
 def identity(args):
     """All that a bundle and its evaluation depend on, as JSON holds it."""
     later = {
-        "quietest_db": None if args.absolute_level else {name: heard["quietest_db"] for name, heard in HEARD.items()},
+        "quietest_db": None
+        if args.absolute_level or args.shapes or args.prune_from
+        else {name: heard["quietest_db"] for name, heard in HEARD.items()},
         "search": args.search,
         "search_epochs": args.search and args.search_epochs,
         "ram": args.ram,

@@ -22,7 +22,7 @@ from train.features import CACHE
 from train.scores import difference_text, hits_and_losses, means
 
 PROD, CALIBRATED = "PROD", "calibrated"
-FORMS = {"float": "float", "int8": "nets"}  # ours -> deployed.of_folds'
+FORMS = "float", "int8"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,17 +60,17 @@ def columns(seeds, truth, folds):
     return out
 
 
-def compare(rows, data, dataset, fmt, cache):
+def compare(rows, dataset, fmt, cache):
     """{name: [{fold: bundle folder}, one per seed]} -> the table, JSON-able. Raises ValueError as deployed.of_folds does."""
     like = Bundle.load(next(iter(next(iter(rows.values()))[0].values())), fmt)
     table, before, known = [], None, None
     for name, seeds in rows.items():
         print(f"{name}: {len(seeds)} seed{'s' * (len(seeds) > 1)}", flush=True)
-        told = [deployed.of_folds(folders, like, data, dataset, cache) for folders in seeds]
+        told = [deployed.of_folds(folders, like, dataset, cache) for folders in seeds]
         truth, groups, folds, singles = (told[0][key] for key in ("truth", "groups", "folds", "members"))
         if known is not None and not np.array_equal(known, groups):
             raise ValueError(f"{name} tested other clips than the rows before it: give runs of the same folds")
-        forms = [{form: {net: one[key][net] for net in singles} for form, key in FORMS.items()} for one in told]
+        forms = [{form: {net: one[form][net] for net in singles} for form in FORMS} for one in told]
         known, nets = groups, columns(forms, truth, folds)
         best = max(singles, key=lambda net: nets["int8"][net].hits.mean())
         table.append({
@@ -152,7 +152,7 @@ def main(argv=None):
     rows = {}
     for name, runs, bundle in args.rows:
         rows.setdefault(name, []).append({fold: runs / f"fold{fold}" / bundle for fold in dataset.folds})
-    table = compare(rows, args.data, dataset, engine.choose(args.engine), args.cache)
+    table = compare(rows, dataset, engine.choose(args.engine), args.cache)
     print(f"\n{text(table)}")
     write_table(args.out, text(table), table, plot)
     print(f"\nmade {args.out}.txt, .json and .png")

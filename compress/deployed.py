@@ -83,12 +83,12 @@ def from_features(bundle, clips, cache):
     return lambda clip: [features([clip], member.frontend, cache)[0] for member in bundle.members]
 
 
-def of_folds(folders, like, data, dataset, cache):
+def of_folds(folders, like, dataset, cache):
     """Every fold through the nets that held it out, by their files and in float, all clips together.
 
     folders: {fold: bundle, its runs beside it}, as compress.folds leaves them. like: a Bundle, of whose format and nets
     they must be. -> {"truth", "groups", "folds": (clips,), "members": names, "bytes": of the largest bundle's files,
-    "nets" and, in float, "float": {member, or the fusion in capitals: (clips, classes)}}. Raises ValueError.
+    "int8" and "float": {member, or the fusion in capitals: (clips, classes)}}. Raises ValueError.
     """
     names, parts, n_bytes = [member.name for member in like.members], [], 0
     for fold, folder in folders.items():
@@ -101,7 +101,7 @@ def of_folds(folders, like, data, dataset, cache):
         clips = test_clips(one, dataset, fold)
         hear, title = from_features(one, clips, cache), f"{folder.parents[1].name} fold {fold}:"
         int8 = log_probabilities(one, clips, hear, "as recorded", cache, title)
-        results = load_results([folder.parent / name for name in names], data, cache)
+        results = load_results([folder.parent / name for name in names], dataset, cache)
         for result in results:
             if list(result.clips) != [clip.path.name for clip in clips]:
                 raise ValueError(f"{result.folder} was scored on other clips than fold {fold} holds: train it anew")
@@ -120,7 +120,7 @@ def of_folds(folders, like, data, dataset, cache):
         "folds": np.concatenate([np.full(len(part[0]), fold) for fold, part in zip(folders, parts)]),
         "members": names,
         "bytes": n_bytes,
-        "nets": nets(1, 3),
+        "int8": nets(1, 3),
         "float": nets(2, 4),
     }
 

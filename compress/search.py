@@ -20,7 +20,7 @@ SLACK_BYTES = 256  # a trained net's file can be this much longer than a random 
 HOP_LENGTH = 1120  # P3's "2 s": patches of 3.3 s
 N_BANDS = 64  # half of P3's: as accurate (LOG.md), half of the RAM, half of the time
 # Mel hears four times as fine a time as the others, in patches of 1.8 s: their errors are then less alike (LOG.md).
-# White noise of about -55 dB of full scale is the quietest reference of each: ESC-10's patches lie 30 dB above (LOG.md).
+# quietest_db: white noise of about -55 dB of full scale; half of ESC-10's patches lie 30 dB above, and more (LOG.md).
 HEARD = {
     "mel": {"hop_length": 620, "win_length": 1024, "quietest_db": -42.0},
     "gam": {"quietest_db": -63.0},
@@ -87,6 +87,8 @@ class Shape:
             text += f", {self.n_frames} frames of {self.n_bands} bands at hop {self.hop_length}"
         if self.win_length != Frontend.win_length:
             text += f", window {self.win_length}"
+        if self.quietest_db is not None:
+            text += f", relative down to {self.quietest_db:g} dB"
         return text
 
 

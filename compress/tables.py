@@ -122,7 +122,7 @@ def made(args):
         if not split(dataset, fold)[1]:
             raise ValueError(f"--fold {fold} holds nothing out: choose some of {', '.join(map(str, dataset.folds))}")
     if args.nets:
-        return tables_of_runs.MADE[args.table](load_results(args.nets, args.data, args.cache))
+        return tables_of_runs.MADE[args.table](load_results(args.nets, dataset, args.cache))
     nets = nets_of(args.table, args.spectrogram or tuple(PRESETS), args.hop_length or tuple(LENGTHS))
     folders = trained(nets, args, dataset, folds)
     results = {net: load_results(folders[net]) for net in nets}

@@ -21,6 +21,7 @@ from export.traces import Trace, hear
 from runtime import command
 from runtime.bundle import Bundle
 from runtime.level import Levels, clip_level
+from runtime.member import Member
 from runtime.rules import Rules
 from train.data import RECORDINGS, Clip, Dataset, load_dataset, split
 from train.features import CACHE, features
@@ -57,13 +58,13 @@ def unheard(bundle: Bundle, dataset: Dataset, runs: Path | None) -> list[Trace]:
             f"{bundle.folder} was trained on every fold, its own recordings would flatter it: "
             "give --folds RUNS, made by `python -m compress.folds`"
         )
-    bundles = of_folds(runs, dataset, bundle.format)
+    bundles = bundles_of_folds(runs, dataset, bundle.format)
     for other in bundles.values():
         _check_alike(bundle, other)
     return hear_folds(bundles, dataset)
 
 
-def of_folds(runs: Path, dataset: Dataset, fmt: str | None = None) -> dict[int, Bundle]:
+def bundles_of_folds(runs: Path, dataset: Dataset, fmt: str | None = None) -> dict[int, Bundle]:
     """-> {fold: the bundle of compress.folds that held it out}. Raises ValueError for one that did not."""
     bundles = {}
     for fold in dataset.folds:
@@ -88,16 +89,24 @@ def _check_alike(bundle: Bundle, other: Bundle) -> None:
 def levels_of(bundle: Bundle, clips: Sequence[Clip], cache: Path = CACHE) -> Levels | None:
     """The range of levels of the clips in the bands of the bundle's first member that hears them; None: none does.
 
-    Where its patches are relative, the range goes on below, down to where half of the clips would be too quiet for that.
+    Where the patches of all members are relative, the quiet end is where that ends for half of the clips.
     """
     member = next((member for member in bundle.members if member.hears_level), None)
     if member is None:
         return None
-    statics, patch = features(clips, member.frontend, cache), member.patch
-    low, mid, high = np.percentile([clip_level(static) for static in statics], PERCENTILES, axis=0)
-    if patch.quietest_db is not None:
-        low -= np.median([patch.reference_db(static) for static in statics]) - patch.quietest_db  # at least 0
+    levels_db = [clip_level(static) for static in features(clips, member.frontend, cache)]
+    low, mid, high = np.percentile(levels_db, PERCENTILES, axis=0)
+    low = np.minimum(low, mid - min(_headroom_db(one, clips, cache) for one in bundle.members))
     return Levels(member.name, *(tuple(row.round(2).tolist()) for row in (low, mid, high)))
+
+
+def _headroom_db(member: Member, clips: Sequence[Clip], cache: Path) -> float:
+    """How much quieter half of the clips may become before their patches cease to be relative."""
+    patch = member.patch
+    if patch.quietest_db is None:
+        return 0.0
+    references_db = [patch.reference_db(static) for static in features(clips, member.frontend, cache)]
+    return float(np.median(references_db)) - patch.quietest_db
 
 
 def store(

@@ -1,7 +1,7 @@
 """The levels a bundle was trained on. Stored in it, learned by `python -m export.rules`.
 
 The front ends' dB reference is fixed: a microphone much quieter than the training recordings gives the nets what they never
-saw, unless their patches are relative (runtime.patches), and then too where these end to be.
+saw. Nets whose patches are relative (runtime.patches) bear it down to their quietest_db.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ MAX_DB = 300.0  # float32 samples cannot leave it
 
 @dataclasses.dataclass(frozen=True)
 class Levels:
-    """Per band of one member's front end, in dB: what 5, 50 and 95 % of the training recordings do not exceed; the first
-    less what relative patches make up for.
+    """Per band of one member's front end, in dB: the quietest the nets bear, and what 50 and 95 % of the training
+    recordings do not exceed. Without relative patches the quietest is what 5 % do not exceed.
 
     A recording's level in a band is the 95th percentile over its frames: how loud its sound is, whatever silence follows.
     """
@@ -90,9 +90,9 @@ class LevelWatch:
             self._heard, self._n_heard = [], 0
 
     def gain_db(self) -> float | None:
-        """0 where the last minute's level lies among the training recordings', else what takes it to their middle.
+        """0 where the nets bear the last minute's level, else what takes it to the training recordings' middle.
 
-        Too loud: the loudest five seconds exceed nearly all of them; too quiet: they stay below. None before five seconds.
+        By the loudest five seconds, band by band, in half of the bands. None before five seconds.
         """
         if not self._clips:
             return None

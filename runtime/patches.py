@@ -10,7 +10,7 @@ from runtime.values import number
 DELTA_FRAMES = 8  # two valid 5-tap deltas take four frames from either end
 # What a net sees of a spectrogram -> how many of its frames that costs at both ends together.
 PLANES = {"deltas": DELTA_FRAMES, "static": 0, "stacked": 2, "frames": 0}
-MAX_QUIETEST_DB = 300.0
+QUIETEST_DB = -90.0, 100.0  # the front ends end at -100: digital silence must not become a loud sound
 RANGE_DB = 50.0
 
 
@@ -42,7 +42,7 @@ class PatchShape:
                 f"patches of {self.n_frames} frames every {self.stride}: choose 8 to 4096, every 1 to 4096"
             )
         if self.quietest_db is not None:
-            number("quietest_db", self.quietest_db, -MAX_QUIETEST_DB, MAX_QUIETEST_DB)
+            number("quietest_db", self.quietest_db, *QUIETEST_DB)
             if self.planes not in ("deltas", "static"):
                 raise ValueError(f"planes {self.planes!r} are no levels in dB: leave quietest_db out")
 
@@ -120,7 +120,7 @@ def with_delta(static: np.ndarray, reach: int = 1) -> np.ndarray:
 def patches(planes: np.ndarray, n_frames: int = 128, stride: int = 64) -> np.ndarray:
     """(planes, bands, frames) -> (n, planes, n_frames, bands): the net's inputs, every `stride` frames; time is the row.
 
-    Rows are time so that a small device can run the net row by row while the sound comes in.
+    Rows are time so that a small device can run a net whose patches are not relative row by row while the sound comes in.
     """
     n = max(0, (planes.shape[2] - n_frames) // stride + 1)
     cut = [planes[:, :, i * stride : i * stride + n_frames].transpose(0, 2, 1) for i in range(n)]

@@ -218,7 +218,7 @@ def _calibrate(source: audio.Source, stream: Stream, listen_s: float) -> str:
     if gain_db is None:
         raise ValueError(f"too little sound to tell its level: {CLIP_S:.0f} s at least")
     if not gain_db:
-        to_stderr("the level lies within that of the training recordings: no gain is needed")
+        to_stderr("the level lies within what the nets bear: no gain is needed")
     return f"--gain-db {np.clip(gain_db, -MAX_GAIN_DB, MAX_GAIN_DB):.0f}"
 
 

@@ -9,6 +9,7 @@ from scipy import stats
 from tests.conftest import run
 from train import fuse, scores
 from train.__main__ import main
+from train.data import load_dataset
 
 
 def test_bootstrap_is_scipys_where_every_clip_is_its_own_recording():
@@ -144,7 +145,7 @@ def test_runs_of_before_are_scored_again_with_their_data(folds_of_two, sounds, c
         (old / name).write_bytes((source / name).read_bytes())
     with pytest.raises(ValueError, match=r"holds no predictions\.npz"):
         fuse.load_results([old])
-    (again,) = fuse.load_results([old], sounds, cache)
+    (again,) = fuse.load_results([old], load_dataset(sounds), cache)
     (kept,) = fuse.load_results([source])
     assert again.clips == kept.clips and again.groups == kept.groups
     assert np.abs(again.log_p - kept.log_p).max() < 1e-6
@@ -152,7 +153,7 @@ def test_runs_of_before_are_scored_again_with_their_data(folds_of_two, sounds, c
     meta["data"]["name"] = "other"
     (old / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(ValueError, match="was trained on other, not on sounds"):
-        fuse.load_results([old], sounds, cache)
+        fuse.load_results([old], load_dataset(sounds), cache)
 
 
 def test_predictions_without_groups_count_clip_by_clip(folds_of_two, tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 
 from runtime import command
 from runtime.files import write_atomic, write_text
+from train.data import load_dataset
 from train.features import CACHE
 from train.results import by_member, load_results, pooled, pooled_groups
 from train.run import load_run
@@ -131,7 +132,7 @@ def main(argv=None):
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table here too")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw it")
     args = parser.parse_args(argv)
-    rows = rows_of(load_results(args.runs, args.data, args.cache))
+    rows = rows_of(load_results(args.runs, args.data and load_dataset(args.data), args.cache))
     print(text(rows))
     if args.json:
         write_text(args.json, json.dumps(rows, indent=1) + "\n")

@@ -110,8 +110,8 @@ def normalisation(statics, patch):
     """
     n_bands = len(statics[0])
     groups = np.array_split(np.arange(n_bands), max(1, n_bands // BANDS_AT_ONCE))
-    relative = patch.quietest_db is not None
-    references_db = [patch.reference_db(static) for static in statics] if relative else [None] * len(statics)
+    absolute = patch.quietest_db is None
+    references_db = [0.0] * len(statics) if absolute else [patch.reference_db(static) for static in statics]
     parts = (_mean_and_std(statics, references_db, patch, slice(bands[0], bands[-1] + 1)) for bands in groups)
     parts = list(counted(parts, len(groups), "statistics, group of bands"))
     mean, std = (np.concatenate(rows, axis=2).reshape(len(rows[0]), -1) for rows in zip(*parts))

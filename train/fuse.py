@@ -15,6 +15,7 @@ import numpy as np
 from runtime import command
 from runtime.files import write_text
 from runtime.fusion import FUSIONS, TINY, log_softmax
+from train.data import load_dataset
 from train.features import CACHE
 from train.results import by_member, load_results, pooled, pooled_folds, pooled_groups
 from train.scores import accuracy_and_loss, difference, difference_text, intervals
@@ -184,7 +185,7 @@ def main(argv=None):
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables here too")
     args = parser.parse_args(argv)
-    results = load_results(args.runs, args.data, args.cache)
+    results = load_results(args.runs, args.data and load_dataset(args.data), args.cache)
     made, compared = tables(results, args.across), comparisons(results, args.across)
     print("\n\n".join(f"{text(title, rows)}\n{against_text(*compared[title])}" for title, rows in made.items()))
     print("\n* best of its size")

@@ -9,7 +9,7 @@ import numpy as np
 from runtime.files import read_json
 from runtime.frontend import PRESETS
 from runtime.papers import PAPERS
-from train.data import load_dataset, split
+from train.data import split
 from train.features import CACHE, Stack, features, frontend_from_json
 from train.loop import clip_log_probabilities
 from train.models import NETS
@@ -38,12 +38,11 @@ class Result:
     groups: tuple | None  # the recording that each clip was cut from; None: not kept by older runs
 
 
-def load_results(folders, data=None, cache=CACHE):
+def load_results(folders, dataset=None, cache=CACHE):
     """Folders of runs -> their Results. Raises ValueError for runs that cannot stand in one table.
 
-    data: the data set that they were trained on; older runs, which kept no predictions or no groups, are scored again.
+    dataset: what they were trained on; older runs, which kept no predictions or no groups, are scored on it again.
     """
-    dataset = load_dataset(data) if data else None
     results = [_load(Path(folder), dataset, cache) for folder in folders]
     first = results[0]
     seen = {}
