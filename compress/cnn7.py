@@ -18,7 +18,7 @@ import numpy as np
 from compress import pareto, prune, qat
 from compress.deployed import fused
 from compress.recipe import EPOCHS, recipe
-from compress.search import HEARD, N_MEMBERS, Limits, Shape, heard_by, largest_fitting
+from compress.search import N_MEMBERS, QUIETEST_DB, Limits, Shape, heard_by, largest_fitting
 from compress.size import fits, parse_bytes
 from compress.workers import side_by_side
 from export.__main__ import calibration_patches, export
@@ -90,7 +90,7 @@ def shapes_for(args, labels):
     if args.shapes:
         return read_shapes(args.shapes, limits, len(labels))
     if args.search is None:
-        return heard_by(largest, relative=not args.absolute_level)
+        return heard_by(largest, relative=args.relative_level)
     nets = search(args, limits)
     return {name: Shape.from_json(nets[name]["finalists"][0]["shape"]) for name in PRESETS}
 
@@ -166,9 +166,7 @@ def evaluation_text(table, n_clips):
 def identity(args):
     """All that a bundle and its evaluation depend on, as JSON holds it."""
     later = {
-        "quietest_db": None
-        if args.absolute_level or args.shapes or args.prune_from
-        else {name: heard["quietest_db"] for name, heard in HEARD.items()},
+        "quietest_db": QUIETEST_DB if args.relative_level else None,
         "search": args.search,
         "search_epochs": args.search and args.search_epochs,
         "ram": args.ram,
@@ -279,9 +277,9 @@ def arguments(argv):
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--no-augmentation", action="store_true", help="recordings as they are, to see what it buys")
     parser.add_argument(
-        "--absolute-level",
+        "--relative-level",
         action="store_true",
-        help="hear dB of full scale and not of the patch's loudest frame: for classes that differ in loudness alone",
+        help="hear dB of each patch's loudest frame, not of full scale: for microphones of any level; costs false alarms",
     )
     parser.add_argument(
         "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
@@ -332,8 +330,8 @@ def _check(args):
         raise ValueError("--shapes takes no --search and no --prune-from: it says the shapes")
     if args.no_augmentation and (args.prune_from or args.search is not None):
         raise ValueError("--no-augmentation takes no --search and no --prune-from: those have recipes of their own")
-    if args.absolute_level and (args.shapes or args.prune_from or args.search is not None):
-        raise ValueError("--absolute-level takes no --search, --shapes or --prune-from: these say what is heard")
+    if args.relative_level and (args.shapes or args.prune_from or args.search is not None):
+        raise ValueError("--relative-level takes no --search, --shapes or --prune-from: these say what is heard")
     if args.prune_from and (args.teacher or args.search is not None):
         raise ValueError("--prune-from takes no --teacher and no --search: the wider nets give the shape and teach it")
     if args.search is None:

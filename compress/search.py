@@ -20,12 +20,9 @@ SLACK_BYTES = 256  # a trained net's file can be this much longer than a random 
 HOP_LENGTH = 1120  # P3's "2 s": patches of 3.3 s
 N_BANDS = 64  # half of P3's: as accurate (LOG.md), half of the RAM, half of the time
 # Mel hears four times as fine a time as the others, in patches of 1.8 s: their errors are then less alike (LOG.md).
-# quietest_db: white noise of about -55 dB of full scale; half of ESC-10's patches lie 30 dB above, and more (LOG.md).
-HEARD = {
-    "mel": {"hop_length": 620, "win_length": 1024, "quietest_db": -42.0},
-    "gam": {"quietest_db": -63.0},
-    "cqt": {"quietest_db": -50.0},
-}
+HEARD = {"mel": {"hop_length": 620, "win_length": 1024}}
+# Of relative patches: white noise of about -55 dB of full scale; half of ESC-10's patches lie 30 dB above (LOG.md).
+QUIETEST_DB = {"mel": -42.0, "gam": -63.0, "cqt": -50.0}
 STEP = 16  # the ladder goes in sixteenths of the deployed widths
 FINE_STEP = 64  # a proposed net is scaled in 64ths
 
@@ -154,10 +151,10 @@ def largest_fitting(budget_bytes, n_classes):
     return best
 
 
-def heard_by(shape, relative=True):
+def heard_by(shape, relative=False):
     """-> {spectrogram: the Shape with what the shipped net of that spectrogram hears}; relative: patches in relative dB."""
-    heard = {name: values if relative else values | {"quietest_db": None} for name, values in HEARD.items()}
-    return {name: dataclasses.replace(shape, **heard[name]) for name in PRESETS}
+    shapes = {name: dataclasses.replace(shape, **HEARD.get(name, {})) for name in PRESETS}
+    return {n: dataclasses.replace(s, quietest_db=QUIETEST_DB[n]) for n, s in shapes.items()} if relative else shapes
 
 
 def widest_within(limits, shape, n_classes):

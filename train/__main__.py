@@ -217,7 +217,7 @@ def _heard_options(group):
         "--quietest-db",
         type=float,
         help="hear patches relative to their loudest frame, or to this level, of the mean of the bands, where that is "
-        "quieter (the shipped nets: mel -42, gam -63, cqt -50; default: relative to full scale)",
+        "quieter (compress.cnn7 --relative-level: mel, window 1024, -42; gam -63, cqt -50; default: relative to full scale)",
     )
 
 
