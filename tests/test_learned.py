@@ -281,7 +281,12 @@ def test_learned_centres_are_drawn_against_mel(trained, tmp_path, capsys):
             ["--shape", "small", "--set", "colour=1"],
             "learned has no such setting: .*'colour'",
         ),
-        ("learned", "frames_16k", ["--shape", "small", "--set", "heads=99"], "heads 99 is not a whole number from 0 to 40"),
+        (
+            "learned",
+            "frames_16k",
+            ["--shape", "small", "--set", "heads=99"],
+            "heads 99 is not a whole number from 0 to 40",
+        ),
         ("learned", "frames_16k", ["--shape", "cr"], "learned comes as full, urban8k, small"),
         ("learned", "frames_16k", ["--shape", "small", "--patch-frames", "8"], "choose more frames"),
         ("attentive", "mel", [], "n_features is 1, want 2 or more .*--planes deltas"),
