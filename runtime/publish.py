@@ -90,12 +90,13 @@ class Mqtt(Output):
         return max(lasting, key=lambda label: lasting[label], default=NOTHING)
 
     def deliver(self, job: Event) -> None:
+        with self._changed:
+            # Between its socket and its CONNECT the client would send it first, and the broker would hang up.
+            self._changed.wait_for(lambda: not self._away or self._is_hopeless)
         number = self._client.publish(f"{self._base}/event", job.to_json(), qos=1).mid
         with self._changed:
-            # The client sends it again after each reconnection. At the end nobody waits for a broker that is away.
-            self._changed.wait_for(
-                lambda: number in self._acknowledged or self._gave_up or (self._ending and self._in_trouble)
-            )
+            # The client sends it again after each reconnection.
+            self._changed.wait_for(lambda: number in self._acknowledged or self._is_hopeless)
             sent = number in self._acknowledged
         if not sent:
             raise OutputError("the broker did not take an event")
@@ -107,6 +108,11 @@ class Mqtt(Output):
             self._changed.wait_for(lambda: goodbye in self._acknowledged or self._gave_up or self._away)
         self._client.disconnect()
         self._client.loop_stop()
+
+    @property
+    def _is_hopeless(self) -> bool:
+        """At the end nobody waits for a broker that is away."""
+        return self._gave_up or (self._ending and self._in_trouble)
 
     @property
     def _away(self) -> bool:

@@ -221,6 +221,25 @@ def test_a_short_stream_waits_for_the_first_connection(broker, bundle, opened):
     assert listener.texts("tinyear/small/event") == [event(n).to_json() for n in range(20)]
 
 
+def test_an_event_waits_until_the_broker_was_greeted(broker, bundle, monkeypatch):
+    """Sent between socket and CONNECT it would be the first packet, at which a broker hangs up."""
+    from paho.mqtt.client import Client
+
+    greet = Client._send_connect
+
+    def late(client, keepalive):
+        time.sleep(0.3)
+        return greet(client, keepalive)
+
+    monkeypatch.setattr(Client, "_send_connect", late)
+    said = []
+    output = Mqtt(f"mqtt://127.0.0.1:{broker.port}", bundle, say=said.append)
+    time.sleep(0.1)  # the socket is there
+    output.event(event(1))
+    output.close()
+    assert output.unsent == 0 and not said
+
+
 def test_a_dead_broker_costs_events_and_never_the_stream(bundle):
     pytest.importorskip("paho.mqtt.client")
     output = Mqtt(f"mqtt://127.0.0.1:{free_port()}", bundle, say=lambda _: None)
