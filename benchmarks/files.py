@@ -29,7 +29,6 @@ from export.to_tflite import tflite_bytes
 from runtime import command
 from runtime.engine import open_model
 from runtime.frontend import MEL
-from runtime.patches import deltas, patches
 from train.cnn7 import CNN7, WIDTHS_CR, WIDTHS_WIDE
 from train.data import RECORDINGS, load_dataset, split
 from train.features import CACHE, PatchShape, features, looped, normalisation
@@ -45,7 +44,7 @@ def recorded_patches(data, n, cache=CACHE):
     clips = load_dataset(data).clips
     chosen = [clips[i] for i in np.linspace(0, len(clips) - 1, n).astype(int)]
     statics = [looped(s, PATCH.n_static) for s in features(chosen, MEL, cache)]
-    cut = np.concatenate([patches(deltas(s), PATCH.n_frames, PATCH.stride)[-1:] for s in statics])
+    cut = np.concatenate([PATCH.whole(s)[-1:] for s in statics])
     mean, std = normalisation(statics, PATCH)
     return (cut - mean[:, None]) / std[:, None]
 

@@ -100,7 +100,7 @@ def _plain(text: Any) -> str:
 
 
 def _is_count(value: Any) -> bool:
-    return is_number(value, 0, 1e18)
+    return is_number(value, 0) and value < 1e18
 
 
 def cpu_of(results: Mapping[str, Any]) -> str:

@@ -126,7 +126,7 @@ def _score(recipe: str, net: str, numbers: str, n_bytes: int, score: Any, path: 
     accuracy, n = (score.get(key) if isinstance(score, dict) else None for key in ("accuracy", "n"))
     if not is_number(accuracy, 0, 1):
         raise ValueError(f"{path}: the accuracy of {net} is {str(accuracy)[:40]!r}, not a share from 0 to 1")
-    if not is_whole(n, 1, 10**9):
+    if not is_whole(n, 1, 10**9 - 1):
         raise ValueError(f"{path}: {net} was scored on {str(n)[:40]!r} clips")
     return Score(recipe, net, numbers, n_bytes, float(accuracy), n)
 
