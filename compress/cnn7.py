@@ -5,19 +5,16 @@ gammatone and CQT spectrograms, distilled from full-size nets where some are giv
 exports, checks, and says what a held-out fold thinks of the result.
 """
 
-import argparse
 import hashlib
-import importlib.util
 import json
-import math
 import time
-from pathlib import Path
 
 import numpy as np
 
 from compress import pareto, prune, qat
 from compress.deployed import fused
-from compress.recipe import EPOCHS, recipe
+from compress.options import arguments
+from compress.recipe import recipe
 from compress.search import N_MEMBERS, QUIETEST_DB, Limits, Shape, heard_by, largest_fitting
 from compress.size import fits, parse_bytes
 from compress.workers import side_by_side
@@ -29,8 +26,8 @@ from runtime.bundle import Bundle
 from runtime.files import read_json, write_atomic
 from runtime.frontend import PRESETS
 from train import scores
-from train.data import RECORDINGS, load_dataset, split
-from train.features import CACHE, features
+from train.data import load_dataset, split
+from train.features import features
 from train.loop import clip_log_probabilities
 from train.run import load_run
 from train.trainer import load_teachers, train
@@ -247,106 +244,6 @@ def main(argv=None):
     )
     stream = f"python -m runtime.stream --bundle {args.out}"
     print(f"next: {stream} --wav {example}\n  or: {stream} --mic")
-
-
-def arguments(argv):
-    parser = argparse.ArgumentParser(prog="python -m compress.cnn7", description=__doc__.split("  ")[0])
-    parser.add_argument(
-        "--budget", required=True, help="bytes for the three deployed files of one format, such as 128kb"
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=RECORDINGS,
-        help="ESC-50, TAU or folder-per-class (default: the shipped recordings)",
-    )
-    parser.add_argument(
-        "--fold", type=int, help="fold to hold out and score on; 0: train on everything (default: the last one)"
-    )
-    parser.add_argument(
-        "--teacher",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="RUN",
-        help="trained run to distil from, of any spectrogram; several teach by their product",
-    )
-    parser.add_argument(
-        "--prune-from", type=Path, metavar="RUNS", help="--runs of a larger budget: prune its nets and train them on"
-    )
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--no-augmentation", action="store_true", help="recordings as they are, to see what it buys")
-    parser.add_argument(
-        "--relative-level",
-        action="store_true",
-        help="hear dB of each patch's loudest frame, not of full scale: for microphones of any level; costs false alarms",
-    )
-    parser.add_argument(
-        "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
-    )
-    _search_options(
-        parser.add_argument_group(
-            "the search", "a shape per spectrogram by its log loss on training clips; needs the extra 'search'"
-        )
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=0,
-        help="processes that make spectrograms and then, for each of the three trainings, variations (default 0: none)",
-    )
-    parser.add_argument(
-        "--runs", type=Path, help="where the three trainings are kept (default: runs/, as --out is called)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("bundles/cnn7"), help="bundle to write (default bundles/cnn7)")
-    args = parser.parse_args(argv)
-    args.runs = args.runs or Path("runs") / args.out.name
-    _check(args)
-    return args
-
-
-def _search_options(group):
-    group.add_argument(
-        "--search",
-        type=float,
-        metavar="HOURS",
-        help="of trials per spectrogram, all calls together (default: no search)",
-    )
-    group.add_argument("--shapes", type=Path, metavar="FILE", help="search.json of a search: the shapes it has chosen")
-    group.add_argument("--search-epochs", type=int, default=18, help="of a trial (default 18)")
-    group.add_argument("--ram", type=parse_bytes, help="bytes of tensor arena that each net may take, such as 256kb")
-    group.add_argument("--macs", type=int, help="multiply-accumulates of a patch that each net may take")
-    group.add_argument(
-        "--storage",
-        help="file, or URL of a database, that the same command on other machines shares (default: in --runs)",
-    )
-
-
-def _check(args):
-    """Raises ValueError for what does not go together or no search can have, ImportError where none can be made."""
-    if args.shapes and (args.prune_from or args.search is not None):
-        raise ValueError("--shapes takes no --search and no --prune-from: it says the shapes")
-    if args.no_augmentation and (args.prune_from or args.search is not None):
-        raise ValueError("--no-augmentation takes no --search and no --prune-from: those have recipes of their own")
-    if args.relative_level and (args.shapes or args.prune_from or args.search is not None):
-        raise ValueError("--relative-level takes no --search, --shapes or --prune-from: these say what is heard")
-    if args.prune_from and (args.teacher or args.search is not None):
-        raise ValueError("--prune-from takes no --teacher and no --search: the wider nets give the shape and teach it")
-    if args.search is None:
-        for name in ("ram", "macs", "storage"):
-            if getattr(args, name) is not None:
-                raise ValueError(f"--{name} {getattr(args, name)} is for a search: add --search HOURS")
-        return
-    if not 0 < args.search < math.inf:
-        raise ValueError(f"--search {args.search:g}: give hours above 0, such as 2 or 0.5")
-    if not 1 <= args.search_epochs <= 100_000:
-        raise ValueError(f"--search-epochs {args.search_epochs}: choose 1 to 100000")
-    if args.macs is not None and args.macs < 1:
-        raise ValueError(f"--macs {args.macs}: give a number of at least 1")
-    if importlib.util.find_spec("optuna") is None:
-        raise ImportError("--search needs optuna: pip install 'tinyear[search]'")
 
 
 if __name__ == "__main__":
