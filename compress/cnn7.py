@@ -87,7 +87,7 @@ def shapes_for(args, labels):
     if args.shapes:
         return read_shapes(args.shapes, limits, len(labels))
     if args.search is None:
-        return heard_by(largest, relative=args.relative_level)
+        return heard_by(largest, relative=not args.absolute_level)
     nets = search(args, limits)
     return {name: Shape.from_json(nets[name]["finalists"][0]["shape"]) for name in PRESETS}
 
@@ -163,7 +163,7 @@ def evaluation_text(table, n_clips):
 def identity(args):
     """All that a bundle and its evaluation depend on, as JSON holds it."""
     later = {
-        "quietest_db": QUIETEST_DB if args.relative_level else None,
+        "quietest_db": None if args.absolute_level else QUIETEST_DB,
         "search": args.search,
         "search_epochs": args.search and args.search_epochs,
         "ram": args.ram,

@@ -67,7 +67,7 @@ def _calls(args, folds):
     """What to call compress.cnn7 with, fold by fold. A search and pruning see the fold's own training clips alone."""
     searching = {name: getattr(args, name) for name in ("search", "search_epochs", "ram", "macs", "shapes")}
     more = [f"--{name.replace('_', '-')}={value}" for name, value in searching.items() if value is not None]
-    more += [flag for flag in ("--no-augmentation", "--relative-level") if getattr(args, flag[2:].replace("-", "_"))]
+    more += [flag for flag in ("--no-augmentation", "--absolute-level") if getattr(args, flag[2:].replace("-", "_"))]
     for fold in folds:
         runs = args.runs / f"fold{fold}"
         taught = [f"--teacher={args.teachers / f'fold{fold}' / name}" for name in PRESETS] if args.teachers else []
@@ -108,7 +108,7 @@ def arguments(argv):
     parser.add_argument("--search", metavar="HOURS", help="as of compress.cnn7: a search in each fold's training clips")
     for option in ("--search-epochs", "--ram", "--macs", "--shapes"):
         parser.add_argument(option, help="as of compress.cnn7")
-    for option in ("--no-augmentation", "--relative-level"):
+    for option in ("--no-augmentation", "--absolute-level"):
         parser.add_argument(option, action="store_true", help="as of compress.cnn7")
     parser.add_argument(
         "--teachers", type=Path, metavar="RUNS", help="--runs of a larger budget: its nets of each fold teach together"

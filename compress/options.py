@@ -39,9 +39,10 @@ def arguments(argv):
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--no-augmentation", action="store_true", help="recordings as they are, to see what it buys")
     parser.add_argument(
-        "--relative-level",
+        "--absolute-level",
         action="store_true",
-        help="hear dB of each patch's loudest frame, not of full scale: for microphones of any level; costs false alarms",
+        help="hear dB of full scale, not of each patch's loudest frame: where level tells classes apart, and the microphone "
+        "that will listen is as loud as those that recorded",
     )
     parser.add_argument(
         "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
@@ -92,8 +93,8 @@ def _check(args):
         raise ValueError("--shapes takes no --search and no --prune-from: it says the shapes")
     if args.no_augmentation and (args.prune_from or args.search is not None):
         raise ValueError("--no-augmentation takes no --search and no --prune-from: those have recipes of their own")
-    if args.relative_level and (args.shapes or args.prune_from or args.search is not None):
-        raise ValueError("--relative-level takes no --search, --shapes or --prune-from: these say what is heard")
+    if args.absolute_level and (args.shapes or args.prune_from or args.search is not None):
+        raise ValueError("--absolute-level takes no --search, --shapes or --prune-from: these say what is heard")
     if args.prune_from and (args.teacher or args.search is not None):
         raise ValueError("--prune-from takes no --teacher and no --search: the wider nets give the shape and teach it")
     if args.search is None:

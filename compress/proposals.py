@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from compress.search import HOP_LENGTH, Shape, heard_by, widest_within
+from compress.search import HOP_LENGTH, QUIETEST_DB, Shape, heard_by, widest_within
 from train.cnn7 import WIDTHS_DEPLOYED
 
 CHOICES = {
@@ -34,4 +34,4 @@ def propose(trial, name, limits, n_classes):
     filled = trial.suggest_float("filled", 0.4, 1.0)
     widths = tuple(width * factor for width, factor in zip(WIDTHS_DEPLOYED, factors))
     limits = dataclasses.replace(limits, file_bytes=int(filled * limits.file_bytes))
-    return widest_within(limits, Shape(widths, dc, **heard), n_classes)
+    return widest_within(limits, Shape(widths, dc, **heard, quietest_db=QUIETEST_DB[name]), n_classes)

@@ -20,6 +20,7 @@ from train.data import split
 from train.features import features
 from train.loop import clip_log_probabilities, fit
 from train.run import load_run
+from train.trainer import made_noises
 
 LR = 1e-3  # a third of the training's: most of what is left has been learned
 BATCH = 16  # patches at once, while importance is measured
@@ -149,7 +150,8 @@ def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, say=pri
 
     digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
     identity = [run.frontend.to_json(), run.patch.to_json(), [clip.path.name for clip in train_clips], targets, digest]
-    history = fit(run, statics, targets, recipe, folder, identity=identity, teacher=opinion, say=say)
+    noises = made_noises(run.frontend, recipe, len(train_clips))
+    history = fit(run, statics, targets, recipe, folder, identity=identity, teacher=opinion, noises=noises, say=say)
     last = {}
     if test_clips:
         log_p = clip_log_probabilities(run, features(test_clips, run.frontend, cache))

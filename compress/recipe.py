@@ -8,12 +8,17 @@ from train.recipe import Recipe
 EPOCHS = 100
 VARY_EVERY = 8  # epochs
 MASK_BANDS = 6  # at most, of 64
-NO_AUGMENTATION = {"gain_db": 0.0, "mixup_alpha": 0.0, "mask_frames": 0, "mask_bands": 0, "vary_every": 0}
+NOISE_SHARE = 1 / 6  # of room noise beside the recordings
+NO_AUGMENTATION = {"gain_db": 0.0, "mixup_alpha": 0.0, "mask_frames": 0, "mask_bands": 0, "vary_every": 0,
+                   "noise_share": 0.0}  # fmt: skip
 
 
 def recipe(epochs, seed, augmented=True):
     """-> the Recipe of a net that is trained to its end."""
-    full = Recipe(epochs=epochs, seed=seed, precision=fastest_precision(), vary_every=VARY_EVERY, mask_bands=MASK_BANDS)
+    full = Recipe(
+        epochs=epochs, seed=seed, precision=fastest_precision(), vary_every=VARY_EVERY, mask_bands=MASK_BANDS,
+        noise_share=NOISE_SHARE,
+    )  # fmt: skip
     return full if augmented else dataclasses.replace(full, **NO_AUGMENTATION)
 
 

@@ -151,8 +151,8 @@ def largest_fitting(budget_bytes, n_classes):
     return best
 
 
-def heard_by(shape, relative=False):
-    """-> {spectrogram: the Shape with what the shipped net of that spectrogram hears}; relative: patches in relative dB."""
+def heard_by(shape, relative=True):
+    """-> {spectrogram: its Shape as the shipped net hears}; relative: dB of a patch's loudest frame, not of full scale."""
     shapes = {name: dataclasses.replace(shape, **HEARD.get(name, {})) for name in PRESETS}
     return {n: dataclasses.replace(s, quietest_db=QUIETEST_DB[n]) for n, s in shapes.items()} if relative else shapes
 

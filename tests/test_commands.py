@@ -155,15 +155,15 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     (command,) = map(cnn7.arguments, folds._calls(args, [1]))
     assert (command.qat_epochs, command.out.name) == (2, "bundle-qat")
     assert not command.no_augmentation and not command.teacher
-    vars(args).update(no_augmentation=True, relative_level=True, teachers=tmp_path / "wide")
+    vars(args).update(no_augmentation=True, absolute_level=True, teachers=tmp_path / "wide")
     (other,) = map(cnn7.arguments, folds._calls(args, [3]))
     assert other.no_augmentation and other.teacher == [tmp_path / "wide" / "fold3" / n for n in ("mel", "gam", "cqt")]
     assert cnn7.identity(other)["recipe"]["mixup_alpha"] == 0
-    heard = cnn7.shapes_for(other, ["a", "b"])
+    heard = cnn7.shapes_for(command, ["a", "b"])
     relative = {name: shape.quietest_db for name, shape in heard.items()}
-    assert relative == cnn7.identity(other)["quietest_db"] == {"mel": -42, "gam": -63, "cqt": -50}
-    assert {shape.quietest_db for shape in cnn7.shapes_for(command, ["a", "b"]).values()} == {None}
-    assert "quietest_db" not in cnn7.identity(command)
+    assert relative == cnn7.identity(command)["quietest_db"] == {"mel": -42, "gam": -63, "cqt": -50}
+    assert {shape.quietest_db for shape in cnn7.shapes_for(other, ["a", "b"]).values()} == {None}
+    assert "quietest_db" not in cnn7.identity(other)
     command.out.mkdir(parents=True)
     (command.out / "bundle.json").write_text("{}")
     assert not cnn7.is_finished(command)

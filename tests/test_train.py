@@ -22,7 +22,7 @@ from tests.conftest import PROC, SR, children, is_alive, run, wait_until
 from train import augment, features, scores
 from train.data import Clip, load_dataset
 from train.features import PatchShape
-from train.loop import _due, _follow, _Grid, _optimizer, _set_lr, clip_log_probabilities, fit
+from train.loop import _due, _follow, _goals, _Grid, _optimizer, _set_lr, clip_log_probabilities, fit
 from train.recipe import Recipe
 from train.run import load_run
 
@@ -333,6 +333,37 @@ def test_a_teacher_changes_what_is_learned(small_runs, tmp_path):
         fit(student, statics, targets, recipe, tmp_path / name, **taught, say=lambda line: None)
         wrong.append(int((clip_log_probabilities(student, statics).argmax(1) != targets).sum()))
     assert wrong == [0, 12, 12]
+
+
+def test_noise_leaves_a_net_in_doubt(small_runs, tmp_path):
+    """Quiet sounds and loud ones; noise, louder still, is surely one of them unless the net is taught otherwise."""
+    rng = np.random.default_rng(0)
+
+    def static(level_db):
+        return rng.normal(level_db, 1, (128, 140)).astype("f4")
+
+    sounds, noises = [static(db) for db in [-70, -40] * 6], [static(-10) for _ in range(6)]
+    surest, right = {}, {}
+    for share, given in ((0.0, []), (0.5, noises)):
+        torch.manual_seed(0)
+        model = type(small_runs[0].model)(2, widths=[4, 8, 8, 8, 8, 8], decomposed=True)
+        run = dataclasses.replace(small_runs[0], model=model, labels=("quiet", "loud"), patch=PatchShape())
+        recipe = Recipe(epochs=25, lr=0.01, batch_size=4, gain_db=0, mixup_alpha=0, noise_share=share)
+        fit(run, sounds, [i % 2 for i in range(12)], recipe, tmp_path / str(share), noises=given, say=lambda line: None)
+        surest[share] = np.exp(clip_log_probabilities(run, [static(-10) for _ in range(4)])).max()
+        right[share] = (clip_log_probabilities(run, sounds).argmax(1) == np.arange(12) % 2).all()
+    assert right == {0.0: True, 0.5: True} and surest[0.5] < 0.75 < surest[0.0], surest
+    with pytest.raises(ValueError, match=r"0 noises for noise_share 0\.5: give 6"):
+        fit(run, sounds, [i % 2 for i in range(12)], recipe, tmp_path / "none", say=lambda line: None)
+
+
+def test_what_a_net_should_answer_to_noise():
+    """Every class alike, what teachers say of it too; of several labels none."""
+    goals = _goals(torch.tensor([1, 0]), None, 1, 2, 2.0)
+    assert goals.tolist() == [[0, 1], [1, 0], [0.5, 0.5]]
+    taught = _goals(torch.tensor([1, 0]), torch.tensor([[9.0, 9.0], [50.0, -50.0]]), 1, 2, 2.0)
+    assert taught.tolist() == [[0, 1, 0.5, 0.5], [1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5]]
+    assert _goals(torch.tensor([[1, 1], [0, 1]]), None, 1, 2, 2.0).tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 def test_the_average_follows_weights_and_statistics():

@@ -53,3 +53,32 @@ def test_variations_are_sound_and_repeat(wave):
     assert first.dtype == np.float32 and np.isfinite(first).all() and np.abs(first).max() <= 1
     assert np.array_equal(first, second)
     assert abs(np.log(len(first) / len(wave))) < waves.SPEED + 0.2
+
+
+def test_made_noise_is_of_its_length_level_and_slope():
+    """Its power falls by 0 to 6 dB an octave and the microphone's own; a quarter have mains hum."""
+    slopes, levels = [], []
+    for seed in range(60):
+        wave = waves.room_noise(SR, rng(seed)).astype(float)
+        assert wave.shape == (waves.NOISE_S * SR,) and np.abs(wave).max() <= 1
+        levels.append(10 * np.log10(np.mean(wave**2)))
+        power = np.abs(np.fft.rfft(wave)) ** 2 * waves.NOISE_S
+        hz = np.fft.rfftfreq(len(wave), 1 / SR)
+        low, high = (10 * np.log10(power[(hz > f) & (hz < 2 * f)].mean()) for f in (550, 4400))
+        slopes.append((high - low) / 3)
+    assert waves.NOISE_LEVEL_DB[0] - 1e-3 <= min(levels) < -55 and -30 < max(levels) <= waves.NOISE_LEVEL_DB[1] + 1e-3
+    assert np.median(slopes) == pytest.approx(-3, abs=1) and -12 < min(slopes) < -4 and -2 < max(slopes) < 6
+    assert np.array_equal(waves.room_noise(SR, rng(3)), waves.room_noise(SR, rng(3)))
+
+
+def test_noise_spectrograms_are_those_of_the_front_end():
+    from dataclasses import replace
+
+    from runtime.frontend import PRESETS, spectrogram
+    from runtime.stack import Stack
+
+    mel, cqt = (replace(PRESETS[name], hop_length=1120) for name in ("mel", "cqt"))
+    static = waves.noise_spectrogram(mel, (0, 7))
+    assert np.array_equal(static, spectrogram(waves.room_noise(SR, rng((0, 7))), mel))
+    both = waves.noise_spectrogram(Stack((mel, cqt)), (0, 7))
+    assert np.array_equal(both[:128], static) and both.shape == (mel.n_bands + cqt.n_bands, static.shape[1])

@@ -48,6 +48,7 @@ RECIPE_FLAGS = {
         int,
         "half of the patches varied in speed, microphone and room, anew after so many epochs; 0: none",
     ),
+    "noise_share": (float, "stretches of made room noise for each recording, to be in doubt about; 0: none"),
 }
 RECIPE_SWITCHES = {
     "oversample": "classes equally often per epoch",
@@ -217,7 +218,7 @@ def _heard_options(group):
         "--quietest-db",
         type=float,
         help="hear patches relative to their loudest frame, or to this level, of the mean of the bands, where that is "
-        "quieter (compress.cnn7 --relative-level: mel, window 1024, -42; gam -63, cqt -50; default: relative to full scale)",
+        "quieter (compress.cnn7: mel, window 1024, -42; gam -63, cqt -50; default: relative to full scale)",
     )
 
 

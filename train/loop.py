@@ -48,7 +48,7 @@ def fastest_precision():
 
 def fit(
     run, statics, targets, recipe, folder, *, identity=None, teacher=None, opinions=None, evaluate=None, varied=None,
-    fabric=None, say=print,
+    noises=(), fabric=None, say=print,
 ):  # fmt: skip
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
 
@@ -57,7 +57,8 @@ def fit(
     function of raw patches (n, planes, frames, bands) in dB -> logits; or `opinions`: (clips, classes) logits, what teachers
     said of each whole clip before, whatever spectrogram they hear. `evaluate`: history so far -> accuracy, called on
     some epochs. `varied`: pairs of a recording's index and the number of a variation -> their spectrograms, in order, for
-    recipe.vary_every; asked for an epoch before they are needed, so that others can compute them meanwhile.
+    recipe.vary_every; asked for an epoch before they are needed, so that others can compute them meanwhile. `noises`:
+    (bands, frames) spectrograms in which no class is heard, noise_count(recipe, n_recordings) of them.
     `fabric`: a launched Fabric of `fabric_of`, default this processor; each of its devices takes its share of every batch.
     -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
     epochs took, all calls together, stands in run.meta["seconds_per_epoch"].
@@ -77,6 +78,10 @@ def fit(
         say(f"resumed after epoch {len(history)}")
     data = statics  # read from disk one by one where they come from train.features
     targets, opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
+    if len(noises) != noise_count(recipe, len(data)):
+        raise ValueError(
+            f"{len(noises)} noises for noise_share {recipe.noise_share}: give {noise_count(recipe, len(data))}"
+        )
     if recipe.oversample and targets.ndim == 2:
         raise ValueError(
             "oversample: recordings with several labels have no class to be made as frequent as the others"
@@ -96,7 +101,9 @@ def fit(
         variations.update((i, static) for static, (i, _) in zip(coming, due))
         due = _due(len(data), epoch + 1, recipe)
         coming = varied(due) if due else ()
-        loss = _epoch(run, on_device, data, variations, targets, opinions, recipe, optimizer, teacher, epoch, fabric)
+        loss = _epoch(
+            run, on_device, data, variations, targets, opinions, noises, recipe, optimizer, teacher, epoch, fabric
+        )
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
         seconds += time.monotonic() - began
@@ -115,6 +122,11 @@ def fit(
     return history
 
 
+def noise_count(recipe, n_recordings):
+    """How many noises `fit` takes beside so many recordings."""
+    return round(recipe.noise_share * n_recordings)
+
+
 def _due(n_recordings, epoch, recipe, all_of_them=False):
     """-> (recording, variation) of those whose turn it is to vary anew; or of all that vary in this epoch.
 
@@ -127,23 +139,24 @@ def _due(n_recordings, epoch, recipe, all_of_them=False):
     return [(i, turn // every) for i, turn in turns if turn >= every and (all_of_them or turn % every == 0)]
 
 
-def _epoch(run, learner, data, variations, targets, opinions, recipe, optimizer, teacher, epoch, fabric):
+def _epoch(run, learner, data, variations, targets, opinions, noises, recipe, optimizer, teacher, epoch, fabric):
     """One pass over the clips, or over their patches, in random order. -> mean loss."""
     learner.train()
     mean, std = (torch.from_numpy(a)[:, None].to(fabric.device) for a in (run.mean, run.std))  # (planes, 1, bands)
     order, total = augment.oversampled(targets) if recipe.oversample else torch.randperm(len(data)), 0.0
+    if len(noises):
+        order = torch.cat([order, len(data) + torch.arange(len(noises))])
+        order = order[torch.randperm(len(order))]
     if fabric.world_size > 1:  # all agree on the order; each draws its own crops
         torch.manual_seed(int(torch.randint(2**31, ())) + fabric.global_rank)
     loss_of = F.binary_cross_entropy_with_logits if targets.ndim == 2 else _kl_divergence
-    goals = targets.float() if targets.ndim == 2 else F.one_hot(targets, len(run.labels)).float()
-    if opinions is not None:  # side by side with the labels, so that mixup mixes both
-        goals = torch.cat([goals, F.softmax(opinions / recipe.temperature, 1)], dim=1)
+    goals = _goals(targets, opinions, len(noises), len(run.labels), recipe.temperature)
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
     n_batches = max(1, len(order) // recipe.batch_size)
     for step, batch in enumerate(torch.tensor_split(order, n_batches), epoch * n_batches + 1):
         share = batch[fabric.global_rank :: fabric.world_size]
         chosen = share.tolist()
-        statics = [data[i] for i in chosen]
+        statics = [data[i] if i < len(data) else noises[i - len(data)] for i in chosen]
         if recipe.vary_every:
             vary = (torch.rand(len(share)) < 0.5).tolist()
             statics = [variations.get(i, s) if other else s for i, other, s in zip(chosen, vary, statics)]
@@ -167,6 +180,20 @@ def _epoch(run, learner, data, variations, targets, opinions, recipe, optimizer,
             _follow(run.model, learner, min(recipe.average, step / (step + 9)))  # at first the average is short
         total += loss.detach() * len(share)
     return float(fabric.all_reduce(total, reduce_op="sum")) / len(order)
+
+
+def _goals(targets, opinions, n_noises, n_labels, temperature):
+    """-> (clips and noises, labels, and once more labels where there are opinions): what the net should answer.
+
+    To noise: none of several labels, and one class as much as another.
+    """
+    several = targets.ndim == 2
+    goals = targets.float() if several else F.one_hot(targets, n_labels).float()
+    goals = torch.cat([goals, torch.full((n_noises, n_labels), 0.0 if several else 1 / n_labels)])
+    if opinions is None:
+        return goals
+    opinions = torch.cat([opinions, torch.zeros(n_noises, n_labels)])
+    return torch.cat([goals, F.softmax(opinions / temperature, 1)], dim=1)  # side by side: mixup mixes both
 
 
 @torch.no_grad()

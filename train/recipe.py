@@ -24,6 +24,8 @@ class Recipe:
     average        what is kept is the running average of the weights, with this decay per step; 0: the last step's
     vary_every     half of the patches are of a variation of the recording: at another speed, through another microphone and
                    room (train.waves); a new one after every so many epochs. 0: always the recording itself
+    noise_share    stretches of made room noise (train.waves) for each recording; the answer to them is every class alike, so
+                   that a quiet room leaves the net in doubt: outlier exposure, Hendrycks 2019
     """
 
     epochs: int = 60
@@ -48,6 +50,7 @@ class Recipe:
     vary_every: int = 0
     optimizer: str = "adam"
     cycles: int = 1
+    noise_share: float = 0.0
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -93,4 +96,5 @@ RANGES = {
     "average": (0, 0.99999),
     "vary_every": (0, 100_000),
     "cycles": (1, 100_000),
+    "noise_share": (0, 10),
 }

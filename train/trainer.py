@@ -13,9 +13,10 @@ from runtime.files import write_atomic
 from train import scores, waves
 from train.data import load_dataset, split
 from train.features import CACHE, features, normalisation, unchanged
-from train.loop import clip_log_probabilities, fit
+from train.loop import clip_log_probabilities, fit, noise_count
 from train.models import MODELS
 from train.run import Run, load_run
+from train.workers import counted
 
 
 def train(
@@ -53,7 +54,7 @@ def train(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [str(t) for t in teachers]],
         opinions=_opinions(load_teachers(teachers, dataset.labels), train_clips, cache, starmap),
         evaluate=evaluate if test_clips else None,
-        varied=varied, fabric=fabric,
+        varied=varied, noises=made_noises(frontend, recipe, len(train_clips), starmap), fabric=fabric,
     )  # fmt: skip
     log_p = clip_log_probabilities(run, test_statics) if test_clips else None
     if not writes:
@@ -75,6 +76,13 @@ def train(
     run.save(folder)
     write_atomic(folder / "curves.png", lambda path: scores.plot_curves(path, history))
     return run, log_p
+
+
+def made_noises(frontend, recipe, n_recordings, starmap=itertools.starmap):
+    """-> the noises of train.loop.fit, [(bands, frames)], each of a seed of its own. Progress on stderr."""
+    n = noise_count(recipe, n_recordings)
+    calls = [(frontend, (recipe.seed, i)) for i in range(n)]
+    return list(counted(starmap(waves.noise_spectrogram, calls), n, f"{frontend.kind} noises"))
 
 
 def fitting(model_name, frontend, patch, recipe):

@@ -21,6 +21,8 @@ ROOM_S, ROOM_DB = (
     (-15.0, -3.0),
 )  # time to decay by 60 dB, energy of the room's sound against the direct one
 NOISE_DB = (-45.0, -12.0)  # against the recording's own level
+NOISE_S, HUM_SHARE = 5.0, 0.25  # length of a noise that stands alone, how many have mains hum
+NOISE_LEVEL_DB = (-70.0, -15.0)  # RMS of one that stands alone, against full scale
 
 
 def spectrogram_of(path, frontend, seed):
@@ -74,6 +76,26 @@ def noisy(wave, sr, rng):
     noise = fft.irfft(spectrum, n_fft)[: len(wave)]
     level = np.sqrt(np.mean(wave**2) / np.mean(noise**2))
     return wave + noise * level * 10 ** (rng.uniform(*NOISE_DB) / 20)
+
+
+def noise_spectrogram(frontend, seed):
+    """-> (n_bands, frames) of noise of its own: what a room sounds like when nothing happens. For processes."""
+    wave = room_noise(frontend.sr, np.random.default_rng(seed))
+    return np.concatenate([spectrogram(wave, f) for f in frontend.frontends])
+
+
+def room_noise(sr, rng):
+    """-> (samples,) float32, NOISE_S of noise between white and brown through a microphone, at times with mains hum."""
+    n_samples = round(NOISE_S * sr)
+    wave = noisy(np.full(n_samples, 1e-6), sr, rng)
+    wave /= np.sqrt(np.mean(wave**2))
+    if rng.random() < HUM_SHARE:
+        t, mains_hz = np.arange(n_samples) / sr, rng.choice([50.0, 60.0])
+        hum = sum(np.sin(2 * np.pi * mains_hz * k * t + rng.uniform(0, 2 * np.pi)) / k for k in range(1, 9))
+        wave += hum / np.sqrt(np.mean(hum**2)) * 10 ** (rng.uniform(-20, 20) / 20)
+    wave = through_microphone(wave, sr, rng)
+    wave *= 10 ** (rng.uniform(*NOISE_LEVEL_DB) / 20) / np.sqrt(np.mean(wave**2))
+    return np.clip(wave, -1, 1).astype(np.float32)
 
 
 def _log_uniform(rng, limits):
