@@ -11,7 +11,7 @@ from train import scores
 from train.data import inner_split
 from train.features import features
 from train.loop import clip_log_probabilities, fit
-from train.trainer import made_noises, new_run
+from train.trainer import new_run
 
 N_PARTS = 4  # of the training clips: trials are scored on the first, finalists on the others
 N_FINALISTS = 3  # besides the shipped proportions
@@ -49,7 +49,6 @@ def validated(shape, task, labels, train, valid, recipe, folder, report):
     fit(
         run, train_statics, [labels.index(clip.label) for clip in train], recipe, folder,
         identity=[frontend.to_json(), patch.to_json(), names], evaluate=evaluate, say=lambda line: None,
-        noises=made_noises(frontend, recipe, len(train)),
     )  # fmt: skip
     return score()
 

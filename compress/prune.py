@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from compress.recipe import plain_recipe
+from compress.recipe import NOISE_SHARE, plain_recipe
 from compress.search import Shape, widest_within
 from train import scores
 from train.cnn7 import CNN7, N_PLANES, layers_decomposed
@@ -141,7 +141,7 @@ def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, say=pri
     patches = np.concatenate([large.normalise(large.patch.cut(static)[:1]) for static in statics])
     kept = strongest(importance(large.model, patches, targets), widths, large.model.kwargs["decomposed"])
     run = dataclasses.replace(large, model=without(large.model, kept))
-    recipe = dataclasses.replace(plain_recipe(epochs, seed), lr=LR)
+    recipe = dataclasses.replace(plain_recipe(epochs, seed), lr=LR, noise_share=NOISE_SHARE)
     mean, std = (torch.from_numpy(table)[:, None] for table in (large.mean, large.std))  # (planes, 1, bands)
 
     @torch.no_grad()

@@ -58,7 +58,7 @@ def fit(
     said of each whole clip before, whatever spectrogram they hear. `evaluate`: history so far -> accuracy, called on
     some epochs. `varied`: pairs of a recording's index and the number of a variation -> their spectrograms, in order, for
     recipe.vary_every; asked for an epoch before they are needed, so that others can compute them meanwhile. `noises`:
-    (bands, frames) spectrograms in which no class is heard, noise_count(recipe, n_recordings) of them.
+    (bands, frames) spectrograms in which no class is heard, for recipe.noise_share to draw from.
     `fabric`: a launched Fabric of `fabric_of`, default this processor; each of its devices takes its share of every batch.
     -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
     epochs took, all calls together, stands in run.meta["seconds_per_epoch"].
@@ -78,10 +78,8 @@ def fit(
         say(f"resumed after epoch {len(history)}")
     data = statics  # read from disk one by one where they come from train.features
     targets, opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
-    if len(noises) != noise_count(recipe, len(data)):
-        raise ValueError(
-            f"{len(noises)} noises for noise_share {recipe.noise_share}: give {noise_count(recipe, len(data))}"
-        )
+    if recipe.noise_share and not len(noises):
+        raise ValueError(f"noise_share {recipe.noise_share} of no noises: give some, such as train.trainer.made_noises")
     if recipe.oversample and targets.ndim == 2:
         raise ValueError(
             "oversample: recordings with several labels have no class to be made as frequent as the others"
@@ -122,11 +120,6 @@ def fit(
     return history
 
 
-def noise_count(recipe, n_recordings):
-    """How many noises `fit` takes beside so many recordings."""
-    return round(recipe.noise_share * n_recordings)
-
-
 def _due(n_recordings, epoch, recipe, all_of_them=False):
     """-> (recording, variation) of those whose turn it is to vary anew; or of all that vary in this epoch.
 
@@ -144,8 +137,9 @@ def _epoch(run, learner, data, variations, targets, opinions, noises, recipe, op
     learner.train()
     mean, std = (torch.from_numpy(a)[:, None].to(fabric.device) for a in (run.mean, run.std))  # (planes, 1, bands)
     order, total = augment.oversampled(targets) if recipe.oversample else torch.randperm(len(data)), 0.0
-    if len(noises):
-        order = torch.cat([order, len(data) + torch.arange(len(noises))])
+    if recipe.noise_share:
+        some = torch.randint(len(noises), (round(recipe.noise_share * len(data)),))
+        order = torch.cat([order, len(data) + some])
         order = order[torch.randperm(len(order))]
     if fabric.world_size > 1:  # all agree on the order; each draws its own crops
         torch.manual_seed(int(torch.randint(2**31, ())) + fabric.global_rank)

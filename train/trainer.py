@@ -1,6 +1,7 @@
 """From recordings to a finished run: features, training, scores, pictures, files."""
 
 import itertools
+import math
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +14,12 @@ from runtime.files import write_atomic
 from train import scores, waves
 from train.data import load_dataset, split
 from train.features import CACHE, features, normalisation, unchanged
-from train.loop import clip_log_probabilities, fit, noise_count
+from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
 from train.run import Run, load_run
 from train.workers import counted
+
+N_NOISES, EPOCHS_OF_NOISES = 320, 8  # to draw from: at most so many, or as many as so many epochs hear
 
 
 def train(
@@ -79,10 +82,10 @@ def train(
 
 
 def made_noises(frontend, recipe, n_recordings, starmap=itertools.starmap):
-    """-> the noises of train.loop.fit, [(bands, frames)], each of a seed of its own. Progress on stderr."""
-    n = noise_count(recipe, n_recordings)
+    """-> what train.loop.fit draws noises from, [(bands, frames)], each of a seed of its own. Progress on stderr."""
+    n = min(N_NOISES, math.ceil(EPOCHS_OF_NOISES * recipe.noise_share * n_recordings))
     calls = [(frontend, (recipe.seed, i)) for i in range(n)]
-    return list(counted(starmap(waves.noise_spectrogram, calls), n, f"{frontend.kind} noises"))
+    return list(counted(starmap(waves.noise_spectrogram, calls), len(calls), f"{frontend.kind} noises"))
 
 
 def fitting(model_name, frontend, patch, recipe):

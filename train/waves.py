@@ -22,7 +22,7 @@ ROOM_S, ROOM_DB = (
 )  # time to decay by 60 dB, energy of the room's sound against the direct one
 NOISE_DB = (-45.0, -12.0)  # against the recording's own level
 NOISE_S, HUM_SHARE = 5.0, 0.25  # length of a noise that stands alone, how many have mains hum
-NOISE_LEVEL_DB = (-70.0, -15.0)  # RMS of one that stands alone, against full scale
+NOISE_LEVEL_DB = (-100.0, -15.0)  # RMS of one that stands alone, against full scale: from silence on
 
 
 def spectrogram_of(path, frontend, seed):
