@@ -76,19 +76,7 @@ def fit(
     history, seconds = _resume(checkpoint, nets, optimizer, identity)
     if history:
         say(f"resumed after epoch {len(history)}")
-    data = statics  # read from disk one by one where they come from train.features
-    targets, opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
-    if recipe.noise_share and not len(noises):
-        raise ValueError(f"noise_share {recipe.noise_share} of no noises: give some, such as train.trainer.made_noises")
-    if recipe.oversample and targets.ndim == 2:
-        raise ValueError(
-            "oversample: recordings with several labels have no class to be made as frequent as the others"
-        )
-    if recipe.vary_every and recipe.crops == "grid":
-        raise ValueError("vary_every takes random crops: with a grid of patches each recording was cut up before")
-    if recipe.crops == "grid":
-        data = _Grid(statics, run.patch)
-        targets, opinions = targets[data.clips], None if opinions is None else opinions[data.clips]
+    data, targets, opinions = _items(statics, targets, opinions, noises, run.patch, recipe)
     started, first = time.monotonic(), len(history)
     variations = {}  # of recordings by index, which have one
     due = _due(len(data), first, recipe, all_of_them=True)
@@ -118,6 +106,23 @@ def fit(
     # unknown where a checkpoint of before was resumed
     run.meta = {**run.meta, "seconds_per_epoch": None if math.isnan(seconds) else seconds / len(history)}
     return history
+
+
+def _items(statics, targets, opinions, noises, patch, recipe):
+    """-> what an epoch goes through, clips or all their patches, with targets and opinions of each. Raises ValueError."""
+    targets, opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
+    if recipe.oversample and targets.ndim == 2:
+        raise ValueError(
+            "oversample: recordings with several labels have no class to be made as frequent as the others"
+        )
+    if recipe.noise_share and not len(noises):
+        raise ValueError(f"noise_share {recipe.noise_share} of no noises: give some, such as train.trainer.made_noises")
+    if recipe.crops != "grid":
+        return statics, targets, opinions  # read from disk one by one where they come from train.features
+    if recipe.vary_every:
+        raise ValueError("vary_every takes random crops: with a grid of patches each recording was cut up before")
+    grid = _Grid(statics, patch)
+    return grid, targets[grid.clips], None if opinions is None else opinions[grid.clips]
 
 
 def _due(n_recordings, epoch, recipe, all_of_them=False):
