@@ -4,8 +4,8 @@ Sounds of 10 s that it makes itself, mel at P3's hop 1120, `train.loop.fit` as `
 
     training    epochs of the deployed and the full CNN-7, and of other families as small as the deployed one, on this
                 processor and on a GPU where torch sees one
-    variations  epochs of the deployed one with --vary-every 8, as compress.cnn7 trains it, with 0, 1 and 2 workers; waiting:
-                the part of the epoch in which the net waits for variations
+    variations  epochs of the deployed one with --vary-every 8, as compress.cnn7 trains it but for its noises, a quarter
+                more, with 0, 1 and 2 workers; waiting: the part of the epoch in which the net waits for variations
     features    spectrograms computed for the first time, with 0, 1 and 2 workers
     reading     spectrograms read from the cache, as each epoch does
     front end   runtime.frontend beside train.waveforms, the same in torch for batches, on each device

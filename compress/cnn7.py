@@ -44,7 +44,7 @@ def train_member(name, shape, args):
     if args.prune_from:
         prune.prune(
             args.prune_from / name, shape.widths, load_dataset(args.data), args.fold, args.epochs, args.seed,
-            args.runs / name, cache=args.cache, say=say,
+            args.runs / name, cache=args.cache, noise_share=args.noise_share, say=say,
         )  # fmt: skip
     else:
         with workers(args.workers) as starmap:
@@ -59,7 +59,7 @@ def train_member(name, shape, args):
 
 
 def _recipe(args):
-    return recipe(args.epochs, args.seed, augmented=not args.no_augmentation)
+    return recipe(args.epochs, args.seed, not args.no_augmentation, args.noise_share)
 
 
 def tuned(name, args):
@@ -163,7 +163,7 @@ def evaluation_text(table, n_clips):
 def identity(args):
     """All that a bundle and its evaluation depend on, as JSON holds it."""
     later = {
-        "quietest_db": None if args.absolute_level else QUIETEST_DB,
+        "quietest_db": None if args.absolute_level or args.shapes or args.prune_from else QUIETEST_DB,
         "search": args.search,
         "search_epochs": args.search and args.search_epochs,
         "ram": args.ram,

@@ -5,7 +5,7 @@ import importlib.util
 import math
 from pathlib import Path
 
-from compress.recipe import EPOCHS
+from compress.recipe import EPOCHS, NOISE_SHARE
 from compress.size import parse_bytes
 from train.data import RECORDINGS
 from train.features import CACHE
@@ -39,6 +39,12 @@ def arguments(argv):
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--no-augmentation", action="store_true", help="recordings as they are, to see what it buys")
     parser.add_argument(
+        "--noise-share",
+        type=float,
+        default=NOISE_SHARE,
+        help="made room noises beside each recording, of no class; 0 where a class is noise itself (default %(default)s)",
+    )
+    parser.add_argument(
         "--absolute-level",
         action="store_true",
         help="hear dB of full scale, not of each patch's loudest frame: where level tells classes apart, and the microphone "
@@ -58,7 +64,7 @@ def arguments(argv):
         "--workers",
         type=int,
         default=0,
-        help="processes that make spectrograms and then, for each of the three trainings, variations (default 0: none)",
+        help="processes that make spectrograms, noises and, for each of the three trainings, variations (default 0: none)",
     )
     parser.add_argument(
         "--runs", type=Path, help="where the three trainings are kept (default: runs/, as --out is called)"

@@ -129,7 +129,7 @@ def smaller_shape(run, name, limits):
     return dataclasses.replace(small, widths=tuple(map(min, small.widths, shape.widths)))
 
 
-def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, say=print):
+def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, noise_share=NOISE_SHARE, say=print):
     """Prune the run in folder `source` to `widths`, train it on with the whole net as its teacher, save it in `folder`.
 
     Resumable as train.loop.fit. The large net must not have heard what the small one is tested on: see `check_source`.
@@ -141,7 +141,7 @@ def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, say=pri
     patches = np.concatenate([large.normalise(large.patch.cut(static)[:1]) for static in statics])
     kept = strongest(importance(large.model, patches, targets), widths, large.model.kwargs["decomposed"])
     run = dataclasses.replace(large, model=without(large.model, kept))
-    recipe = dataclasses.replace(plain_recipe(epochs, seed), lr=LR, noise_share=NOISE_SHARE)
+    recipe = dataclasses.replace(plain_recipe(epochs, seed), lr=LR, noise_share=noise_share)
     mean, std = (torch.from_numpy(table)[:, None] for table in (large.mean, large.std))  # (planes, 1, bands)
 
     @torch.no_grad()
@@ -150,8 +150,10 @@ def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, say=pri
 
     digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
     identity = [run.frontend.to_json(), run.patch.to_json(), [clip.path.name for clip in train_clips], targets, digest]
-    noises = made_noises(run.frontend, recipe, len(train_clips))
-    history = fit(run, statics, targets, recipe, folder, identity=identity, teacher=opinion, noises=noises, say=say)
+    history = fit(
+        run, statics, targets, recipe, folder, identity=identity, teacher=opinion, say=say,
+        noises=lambda: made_noises(run.frontend, recipe, len(train_clips)),
+    )  # fmt: skip
     last = {}
     if test_clips:
         log_p = clip_log_probabilities(run, features(test_clips, run.frontend, cache))

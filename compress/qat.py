@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compress.recipe import NOISE_SHARE
 from export import int8
 from export.equalize import fit_for_int8
 from export.graph import Concat, Pool, Slice, graph_of, groups_of, shapes
 from train.loop import fit
 from train.recipe import Recipe
+from train.trainer import made_noises
 
 LR = 1e-4  # a thirtieth of the training's: the net is trained, it only learns to live on its grid
 
@@ -96,7 +98,7 @@ def _array(parameter) -> np.ndarray:
 
 def recipe(epochs, seed=0):
     """How to train on: slowly, after the float net's opinion alone."""
-    return Recipe(epochs=epochs, lr=LR, distill=1.0, weight_decay=0.0, seed=seed)
+    return Recipe(epochs=epochs, lr=LR, distill=1.0, weight_decay=0.0, seed=seed, noise_share=NOISE_SHARE)
 
 
 def finetune(run, statics, targets, calibration, recipe, folder, *, say=print):
@@ -115,5 +117,8 @@ def finetune(run, statics, targets, calibration, recipe, folder, *, say=print):
     def in_float(raw):
         return run.model((raw - mean) / std)
 
-    fit(tuned, statics, targets, recipe, folder, teacher=in_float, say=say)
+    fit(
+        tuned, statics, targets, recipe, folder, teacher=in_float, say=say,
+        noises=lambda: made_noises(run.frontend, recipe, len(targets)),
+    )  # fmt: skip
     return tuned

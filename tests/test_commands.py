@@ -151,10 +151,12 @@ def test_every_fold_held_out_once(sounds, cache, tmp_path):
 def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     from compress import cnn7, folds
 
-    args = folds.arguments(["--budget", "48kb", "--data", str(tmp_path), "--runs", str(tmp_path), "--qat-epochs", "2"])
+    args = folds.arguments(["--budget", "48kb", "--data", str(tmp_path), "--runs", str(tmp_path), "--qat-epochs", "2",
+                            "--noise-share", "0.1"])  # fmt: skip
     (command,) = map(cnn7.arguments, folds._calls(args, [1]))
     assert (command.qat_epochs, command.out.name) == (2, "bundle-qat")
     assert not command.no_augmentation and not command.teacher
+    assert cnn7.identity(command)["recipe"]["noise_share"] == 0.1
     vars(args).update(no_augmentation=True, absolute_level=True, teachers=tmp_path / "wide")
     (other,) = map(cnn7.arguments, folds._calls(args, [3]))
     assert other.no_augmentation and other.teacher == [tmp_path / "wide" / "fold3" / n for n in ("mel", "gam", "cqt")]

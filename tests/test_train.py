@@ -19,7 +19,7 @@ from runtime.files import write_atomic
 from runtime.frontend import MEL
 from runtime.patches import deltas, patches
 from tests.conftest import PROC, SR, children, is_alive, run, wait_until
-from train import augment, features, scores
+from train import augment, features, scores, trainer, waves
 from train.data import Clip, load_dataset
 from train.features import PatchShape
 from train.loop import _due, _follow, _goals, _Grid, _optimizer, _set_lr, clip_log_probabilities, fit
@@ -335,28 +335,66 @@ def test_a_teacher_changes_what_is_learned(small_runs, tmp_path):
     assert wrong == [0, 12, 12]
 
 
+def level(level_db, rng):
+    return rng.normal(level_db, 1, (64, 60)).astype("f4")
+
+
+def small_net(small_runs):
+    """An untrained run of (64, 60) spectrograms, of two classes."""
+    torch.manual_seed(0)
+    mean, std = (np.repeat(np.array(rows, "f4")[:, None], 64, axis=1) for rows in ([-40, 0, 0], [20, 2, 0.5]))
+    frontend = dataclasses.replace(small_runs[0].frontend, n_bands=64)
+    model = type(small_runs[0].model)(2, widths=[4, 8, 8, 8, 8, 8], decomposed=True, order="deploy")
+    return Run("cnn7", model, frontend, PatchShape(32, 8), ("quiet", "loud"), mean, std, {})
+
+
 def test_noise_leaves_a_net_in_doubt(small_runs, tmp_path):
     """Quiet sounds and loud ones; noise, louder still, is surely one of them unless the net is taught otherwise."""
     rng = np.random.default_rng(0)
-
-    def static(level_db):
-        return rng.normal(level_db, 1, (64, 60)).astype("f4")
-
-    mean, std = (np.repeat(np.array(rows, "f4")[:, None], 64, axis=1) for rows in ([-40, 0, 0], [20, 2, 0.5]))
-    frontend = dataclasses.replace(small_runs[0].frontend, n_bands=64)
-    sounds, noises = [static(db) for db in [-70, -40] * 6], [static(-10) for _ in range(6)]
+    sounds, noises = [level(db, rng) for db in [-70, -40] * 6], [level(-10, rng) for _ in range(6)]
     surest, right = {}, {}
-    for share, given in ((0.0, []), (0.5, noises)):
-        torch.manual_seed(0)
-        model = type(small_runs[0].model)(2, widths=[4, 8, 8, 8, 8, 8], decomposed=True, order="deploy")
-        run = Run("cnn7", model, frontend, PatchShape(32, 8), ("quiet", "loud"), mean, std, {})
+    for share in (0.0, 0.5):
+        run = small_net(small_runs)
         recipe = Recipe(epochs=30, lr=0.01, batch_size=4, gain_db=0, mixup_alpha=0, noise_share=share)
-        fit(run, sounds, [i % 2 for i in range(12)], recipe, tmp_path / str(share), noises=given, say=lambda line: None)
-        surest[share] = np.exp(clip_log_probabilities(run, [static(-10) for _ in range(4)])).max()
+        fit(run, sounds, [0, 1] * 6, recipe, tmp_path / str(share), noises=lambda: noises, say=lambda line: None)
+        surest[share] = np.exp(clip_log_probabilities(run, [level(-10, rng) for _ in range(4)])).max()
         right[share] = (clip_log_probabilities(run, sounds).argmax(1) == np.arange(12) % 2).all()
     assert right == {0.0: True, 0.5: True} and surest[0.5] < 0.75 < 0.9 < surest[0.0], surest
     with pytest.raises(ValueError, match=r"noise_share 0\.5 of no noises: give some"):
-        fit(run, sounds, [i % 2 for i in range(12)], recipe, tmp_path / "none", say=lambda line: None)
+        fit(run, sounds, [0, 1] * 6, recipe, tmp_path / "none", say=lambda line: None)
+
+
+@pytest.mark.parametrize("how", [{}, {"crops": "grid"}, {"oversample": True}], ids=str)
+def test_training_with_noises_goes_on_where_it_was(small_runs, tmp_path, how):
+    """The same numbers; what is finished makes no noises."""
+    rng = np.random.default_rng(1)
+    sounds, noises = [level(db, rng) for db in [-70, -40, -70] * 4], [level(-10, rng) for _ in range(5)]
+    recipe = Recipe(epochs=3, batch_size=4, noise_share=0.5, **how)
+
+    def trained(name, say=lambda line: None, make=lambda: noises):
+        run = small_net(small_runs)
+        history = fit(run, sounds, [0, 1, 0] * 4, recipe, tmp_path / name, noises=make, say=say)
+        return history, run.model.state_dict()
+
+    def stop(line):
+        if line.startswith("epoch 2/"):
+            raise KeyboardInterrupt
+
+    whole = trained("whole")
+    with pytest.raises(KeyboardInterrupt):
+        trained("stopped", stop)
+    again = trained("stopped")
+    assert again[0] == whole[0] and all(torch.equal(again[1][key], whole[1][key]) for key in whole[1])
+    assert trained("stopped", make=lambda: pytest.fail("made anew"))[0] == whole[0]
+
+
+@pytest.mark.parametrize("n_recordings, n", [(3, 12), (500, trainer.N_NOISES)])
+def test_few_recordings_take_few_noises_and_each_is_another(monkeypatch, n_recordings, n):
+    monkeypatch.setattr(waves, "noise_spectrogram", lambda frontend, seed: seed)
+    recipe = Recipe(seed=5, noise_share=0.25)
+    made = trainer.made_noises(MEL, recipe, n_recordings)
+    assert made == [(5, i) for i in range(n)] and trainer.made_noises(MEL, Recipe(), 9) == []
+    assert trainer.made_noises(MEL, recipe, n_recordings, lambda work, calls: [work(*c) for c in calls]) == made
 
 
 def test_what_a_net_should_answer_to_noise():

@@ -48,7 +48,7 @@ RECIPE_FLAGS = {
         int,
         "half of the patches varied in speed, microphone and room, anew after so many epochs; 0: none",
     ),
-    "noise_share": (float, "stretches of made room noise for each recording, to be in doubt about; 0: none"),
+    "noise_share": (float, "made room noises beside each recording, or patch of a grid, of no class; 0: none"),
 }
 RECIPE_SWITCHES = {
     "oversample": "classes equally often per epoch",

@@ -48,7 +48,7 @@ def fastest_precision():
 
 def fit(
     run, statics, targets, recipe, folder, *, identity=None, teacher=None, opinions=None, evaluate=None, varied=None,
-    noises=(), fabric=None, say=print,
+    noises=None, fabric=None, say=print,
 ):  # fmt: skip
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
 
@@ -57,8 +57,8 @@ def fit(
     function of raw patches (n, planes, frames, bands) in dB -> logits; or `opinions`: (clips, classes) logits, what teachers
     said of each whole clip before, whatever spectrogram they hear. `evaluate`: history so far -> accuracy, called on
     some epochs. `varied`: pairs of a recording's index and the number of a variation -> their spectrograms, in order, for
-    recipe.vary_every; asked for an epoch before they are needed, so that others can compute them meanwhile. `noises`:
-    (bands, frames) spectrograms in which no class is heard, for recipe.noise_share to draw from.
+    recipe.vary_every; asked for an epoch before they are needed, so that others can compute them meanwhile. `noises`: a
+    function that makes (bands, frames) spectrograms in which no class is heard, for recipe.noise_share to draw from.
     `fabric`: a launched Fabric of `fabric_of`, default this processor; each of its devices takes its share of every batch.
     -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
     epochs took, all calls together, stands in run.meta["seconds_per_epoch"].
@@ -76,14 +76,18 @@ def fit(
     history, seconds = _resume(checkpoint, nets, optimizer, identity)
     if history:
         say(f"resumed after epoch {len(history)}")
-    data, targets, opinions = _items(statics, targets, opinions, noises, run.patch, recipe)
+    data, targets, opinions = _items(statics, targets, opinions, run.patch, recipe)
+    if recipe.noise_share and noises is None:
+        raise ValueError(f"noise_share {recipe.noise_share} of no noises: give some, such as train.trainer.made_noises")
+    noises = noises() if recipe.noise_share and len(history) < recipe.epochs else []
+    n_items = round((1 + recipe.noise_share) * len(data))
     started, first = time.monotonic(), len(history)
     variations = {}  # of recordings by index, which have one
     due = _due(len(data), first, recipe, all_of_them=True)
     coming = counted(varied(due), len(due), "variations") if due else ()  # training goes on: they take a while
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 100_003 + epoch)
-        lr, began = _set_lr(optimizer, recipe, epoch, len(data)), time.monotonic()
+        lr, began = _set_lr(optimizer, recipe, epoch, n_items), time.monotonic()
         variations.update((i, static) for static, (i, _) in zip(coming, due))
         due = _due(len(data), epoch + 1, recipe)
         coming = varied(due) if due else ()
@@ -108,15 +112,13 @@ def fit(
     return history
 
 
-def _items(statics, targets, opinions, noises, patch, recipe):
+def _items(statics, targets, opinions, patch, recipe):
     """-> what an epoch goes through, clips or all their patches, with targets and opinions of each. Raises ValueError."""
     targets, opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
     if recipe.oversample and targets.ndim == 2:
         raise ValueError(
             "oversample: recordings with several labels have no class to be made as frequent as the others"
         )
-    if recipe.noise_share and not len(noises):
-        raise ValueError(f"noise_share {recipe.noise_share} of no noises: give some, such as train.trainer.made_noises")
     if recipe.crops != "grid":
         return statics, targets, opinions  # read from disk one by one where they come from train.features
     if recipe.vary_every:
@@ -143,7 +145,7 @@ def _epoch(run, learner, data, variations, targets, opinions, noises, recipe, op
     mean, std = (torch.from_numpy(a)[:, None].to(fabric.device) for a in (run.mean, run.std))  # (planes, 1, bands)
     order, total = augment.oversampled(targets) if recipe.oversample else torch.randperm(len(data)), 0.0
     if recipe.noise_share:
-        some = torch.randint(len(noises), (round(recipe.noise_share * len(data)),))
+        some = torch.randint(len(noises), (round(recipe.noise_share * len(order)),))
         order = torch.cat([order, len(data) + some])
         order = order[torch.randperm(len(order))]
     if fabric.world_size > 1:  # all agree on the order; each draws its own crops

@@ -24,7 +24,7 @@ class Recipe:
     average        what is kept is the running average of the weights, with this decay per step; 0: the last step's
     vary_every     half of the patches are of a variation of the recording: at another speed, through another microphone and
                    room (train.waves); a new one after every so many epochs. 0: always the recording itself
-    noise_share    stretches of made room noise or silence (train.waves) for each recording in an epoch. The answer is
+    noise_share    stretches of made room noise or silence (train.waves) for each item of an epoch. The answer is
                    every class alike: an empty room leaves the net in doubt. Outlier exposure, Hendrycks 2019
     """
 

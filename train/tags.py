@@ -13,7 +13,7 @@ from train.features import CACHE, PLANES, PatchShape, Stack, features
 from train.loop import clip_tag_probabilities, fit
 from train.systems import SYSTEMS, arguments
 from train.tagging import equal_error_rates, load_tagged, split_tagged, targets
-from train.trainer import fitting, made_noises, new_run
+from train.trainer import fitting, new_run
 
 SR = 16000  # of CHiME-Home's mono chunks, on which DCASE 2016 judged
 FRAMES, STRIDE = 96, 21  # two patches in a chunk: 4 s have 125 of P0's frames, deltas leave 117
@@ -28,8 +28,7 @@ def train_tags(model_name, kwargs, frontend, patch, data, fold, recipe, folder, 
     run = new_run(model_name, kwargs, frontend, patch, dataset.labels, train_statics, recipe)
     truth = targets(train_clips, dataset.labels)
     identity = [frontend.to_json(), patch.to_json(), [clip.path.name for clip in train_clips], truth.tolist()]
-    noises = made_noises(frontend, recipe, len(train_clips))
-    history = fit(run, train_statics, truth, recipe, folder, identity=identity, noises=noises, say=say)
+    history = fit(run, train_statics, truth, recipe, folder, identity=identity, say=say)
     scores = clip_tag_probabilities(run, test_statics)
     rates = equal_error_rates(scores, targets(test_clips, dataset.labels), dataset.labels)
     known = {label: rate for label, rate in rates.items() if rate == rate}  # NaN is no JSON

@@ -19,7 +19,8 @@ from train.models import MODELS
 from train.run import Run, load_run
 from train.workers import counted
 
-N_NOISES, EPOCHS_OF_NOISES = 320, 8  # to draw from: at most so many, or as many as so many epochs hear
+N_NOISES = 320  # to draw from; 80 were too few to know noise from the classes (LOG.md)
+EPOCHS_OF_NOISES = 16  # of few recordings fewer are made: as many as so many epochs hear
 
 
 def train(
@@ -57,7 +58,7 @@ def train(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [str(t) for t in teachers]],
         opinions=_opinions(load_teachers(teachers, dataset.labels), train_clips, cache, starmap),
         evaluate=evaluate if test_clips else None,
-        varied=varied, noises=made_noises(frontend, recipe, len(train_clips), starmap), fabric=fabric,
+        varied=varied, noises=lambda: made_noises(frontend, recipe, len(train_clips), starmap), fabric=fabric,
     )  # fmt: skip
     log_p = clip_log_probabilities(run, test_statics) if test_clips else None
     if not writes:
