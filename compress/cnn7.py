@@ -213,6 +213,7 @@ def main(argv=None):
     _, test_clips = split(dataset, args.fold)
     check_target(args.out)
     load_teachers(args.teacher, dataset.labels)  # one that cannot teach ends it here
+    _recipe(args)  # and so does a number that no training can have
     finished_path(args).unlink(missing_ok=True)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}", flush=True)

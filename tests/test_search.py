@@ -211,6 +211,13 @@ def test_searches_that_cannot_be_are_refused(options):
         cnn7.arguments(["--budget", "128kb", *options])
 
 
+@pytest.mark.parametrize("option, value", [("--noise-share", "20"), ("--noise-share", "nan"), ("--epochs", "0")])
+def test_numbers_that_no_training_can_have_end_it_at_once(sounds, tmp_path, option, value):
+    with pytest.raises(ValueError, match=rf"{option[2:].replace('-', '_')} {value}.*: choose 0|epochs 0: choose 1"):
+        cnn7.main(["--budget", "128kb", "--data", str(sounds), "--out", str(tmp_path / "out"), option, value])
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_optuna_there_is_no_search(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"--search needs optuna: pip install 'tinyear\[search\]'"):
