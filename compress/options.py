@@ -36,23 +36,7 @@ def arguments(argv):
     parser.add_argument(
         "--prune-from", type=Path, metavar="RUNS", help="--runs of a larger budget: prune its nets and train them on"
     )
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--no-augmentation", action="store_true", help="recordings as they are, to see what it buys")
-    parser.add_argument(
-        "--noise-share",
-        type=float,
-        default=NOISE_SHARE,
-        help="made room noises beside each recording, of no class; 0 where a class is noise itself (default %(default)s)",
-    )
-    parser.add_argument(
-        "--absolute-level",
-        action="store_true",
-        help="hear dB of full scale, not of each patch's loudest frame: where level tells classes apart, and the microphone "
-        "that will listen is as loud as those that recorded",
-    )
-    parser.add_argument(
-        "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
-    )
+    _training_options(parser)
     _search_options(
         parser.add_argument_group(
             "the search", "a shape per spectrogram by its log loss on training clips; needs the extra 'search'"
@@ -74,6 +58,26 @@ def arguments(argv):
     args.runs = args.runs or Path("runs") / args.out.name
     _check(args)
     return args
+
+
+def _training_options(parser):
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--no-augmentation", action="store_true", help="recordings as they are, to see what it buys")
+    parser.add_argument(
+        "--noise-share",
+        type=float,
+        default=NOISE_SHARE,
+        help="made room noises beside each recording, of no class; 0 where a class is noise itself (default %(default)s)",
+    )
+    parser.add_argument(
+        "--absolute-level",
+        action="store_true",
+        help="hear dB of full scale, not of each patch's loudest frame: where level tells classes apart, and the microphone "
+        "that will listen is as loud as those that recorded",
+    )
+    parser.add_argument(
+        "--qat-epochs", type=int, default=0, help="train on with int8 rounding for so many epochs (default 0)"
+    )
 
 
 def _search_options(group):

@@ -56,7 +56,7 @@ def test_variations_are_sound_and_repeat(wave):
 
 
 def test_made_noise_is_of_its_length_level_and_slope():
-    """Its power falls by 0 to 6 dB an octave and the microphone's own; a quarter have mains hum."""
+    """Its power falls by 0 to 6 dB an octave and the microphone's own; the level is that of noise and offset together."""
     slopes, levels = [], []
     for seed in range(60):
         wave = waves.room_noise(SR, rng(seed)).astype(float)

@@ -19,7 +19,7 @@ from train.models import MODELS
 from train.run import Run, load_run
 from train.workers import counted
 
-N_NOISES = 320  # to draw from; 80 were too few to know noise from the classes (LOG.md)
+N_NOISES = 320  # to draw from; how many it takes was not measured
 EPOCHS_OF_NOISES = 16  # of few recordings fewer are made: as many as so many epochs hear
 
 
