@@ -8,7 +8,7 @@ from train.recipe import Recipe
 EPOCHS = 100
 VARY_EVERY = 8  # epochs
 MASK_BANDS = 6  # at most, of 64
-NOISE_SHARE = 1 / 4  # of room noise beside the recordings, a fifth of it as loud as sounds
+NOISE_SHARE = 1 / 4  # of room noise beside the recordings, a fifth of it above -45 dB
 NO_AUGMENTATION = {"gain_db": 0.0, "mixup_alpha": 0.0, "mask_frames": 0, "mask_bands": 0, "vary_every": 0,
                    "noise_share": 0.0}  # fmt: skip
 

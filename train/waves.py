@@ -22,7 +22,7 @@ ROOM_S, ROOM_DB = (
 )  # time to decay by 60 dB, energy of the room's sound against the direct one
 NOISE_DB = (-45.0, -12.0)  # against the recording's own level
 NOISE_S, HUM_SHARE = 5.0, 0.25  # length of a noise that stands alone, how many have mains hum
-NOISE_LEVEL_DB = (-100.0, -15.0)  # RMS of one that stands alone, its offset included: see room_noise
+NOISE_LEVEL_DB = (-100.0, -30.0)  # RMS of one that stands alone: silence to a fan beside the microphone
 
 
 def spectrogram_of(path, frontend, seed):
@@ -70,12 +70,8 @@ def in_room(wave, sr, rng):
 
 def noisy(wave, sr, rng):
     """With noise between white and brown, NOISE_DB below the recording."""
-    n_fft = fft.next_fast_len(len(wave), real=True)
-    hz = np.maximum(fft.rfftfreq(n_fft, 1 / sr), 20.0)
-    spectrum = (rng.normal(size=len(hz)) + 1j * rng.normal(size=len(hz))) * hz ** -rng.uniform(0, 1)
-    noise = fft.irfft(spectrum, n_fft)[: len(wave)]
-    level = np.sqrt(np.mean(wave**2) / np.mean(noise**2))
-    return wave + noise * level * 10 ** (rng.uniform(*NOISE_DB) / 20)
+    noise = _coloured_noise(len(wave), sr, rng)
+    return wave + noise * _rms(wave) * 10 ** (rng.uniform(*NOISE_DB) / 20)
 
 
 def noise_spectrogram(frontend, seed):
@@ -85,22 +81,29 @@ def noise_spectrogram(frontend, seed):
 
 
 def room_noise(sr, rng):
-    """-> (samples,) float32, NOISE_S of noise between white and brown through a microphone, at times with mains hum.
-
-    Not what was meant: the noise lies NOISE_DB below a constant offset, which only a microphone without lows takes away. Of
-    six in ten the offset is most of the level, and the median noise is 16 dB quieter than NOISE_LEVEL_DB says. The nets
-    that ship were trained on it: mend it together with training them anew (LOG.md).
-    """
+    """-> (samples,) float32, NOISE_S of noise between white and brown through a microphone, at times with mains hum."""
     n_samples = round(NOISE_S * sr)
-    wave = noisy(np.full(n_samples, 1e-6), sr, rng)
-    wave /= np.sqrt(np.mean(wave**2))
+    wave = _coloured_noise(n_samples, sr, rng)
     if rng.random() < HUM_SHARE:
         t, mains_hz = np.arange(n_samples) / sr, rng.choice([50.0, 60.0])
         hum = sum(np.sin(2 * np.pi * mains_hz * k * t + rng.uniform(0, 2 * np.pi)) / k for k in range(1, 9))
-        wave += hum / np.sqrt(np.mean(hum**2)) * 10 ** (rng.uniform(-20, 20) / 20)
+        wave += hum / _rms(hum) * 10 ** (rng.uniform(-20, 20) / 20)
     wave = through_microphone(wave, sr, rng)
-    wave *= 10 ** (rng.uniform(*NOISE_LEVEL_DB) / 20) / np.sqrt(np.mean(wave**2))
+    wave *= 10 ** (rng.uniform(*NOISE_LEVEL_DB) / 20) / _rms(wave)
     return np.clip(wave, -1, 1).astype(np.float32)
+
+
+def _coloured_noise(n_samples, sr, rng):
+    """-> (n_samples,) noise of RMS 1 whose amplitude falls with frequency to a power between 0 (white) and 1 (brown)."""
+    n_fft = fft.next_fast_len(n_samples, real=True)
+    hz = np.maximum(fft.rfftfreq(n_fft, 1 / sr), 20.0)
+    spectrum = (rng.normal(size=len(hz)) + 1j * rng.normal(size=len(hz))) * hz ** -rng.uniform(0, 1)
+    noise = fft.irfft(spectrum, n_fft)[:n_samples]
+    return noise / _rms(noise)
+
+
+def _rms(wave):
+    return np.sqrt(np.mean(wave**2))
 
 
 def _log_uniform(rng, limits):
