@@ -13,8 +13,8 @@ from tests.conftest import noise, run
 from train import augment, centres, features
 from train.__main__ import main
 from train.features import PatchShape
+from train.items import patches
 from train.learned import BANKS, CosineGaussian, Mel, Sinc, band_energies
-from train.loop import _patches
 from train.recipe import Recipe
 from train.relevance import SHAPES, SMALL_FRAMES, LearnedNet, Relevance, Weighting, head_bands
 from train.run import load_run
@@ -222,9 +222,9 @@ def test_crops_of_raw_frames_hold_the_sound_and_are_scaled():
     torch.manual_seed(0)
     shape = PatchShape(40, 40, "frames")
     goal = torch.zeros(50, 2)
-    crops, _ = _patches([frames] * 50, goal, shape, Recipe(gain_db=6.0, mixup_alpha=0.0))
+    crops, _ = patches([frames] * 50, goal, shape, Recipe(gain_db=6.0, mixup_alpha=0.0))
     assert crops.shape == (50, 1, 40, 32) and (crops.abs().amax((1, 2, 3)) > 0.5).all()
-    plain, _ = _patches([frames] * 50, goal, shape, Recipe(gain_db=0.0, mixup_alpha=0.0))
+    plain, _ = patches([frames] * 50, goal, shape, Recipe(gain_db=0.0, mixup_alpha=0.0))
     loudest = plain.abs().amax((1, 2, 3))
     assert loudest.max() <= frames.abs().max() and crops.abs().max() > frames.abs().max()
     crop = frames[:, 60:100][None]

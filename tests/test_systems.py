@@ -22,8 +22,8 @@ from train.cpmobile import CPMobile
 from train.crnn import CRNN
 from train.depthwise import Depthwise
 from train.features import PLANES, PatchShape, Stack, frontend_from_json
+from train.items import Grid
 from train.joint import Joint
-from train.loop import _Grid
 from train.models import MODELS, NETS
 from train.systems import SYSTEMS
 from train.vgg import VGG, TinyVGG
@@ -463,7 +463,7 @@ def test_patches_of_a_grid_are_those_that_are_scored():
     shape = PatchShape(20, 20, "static")
     rng = np.random.default_rng(0)
     clips = [rng.normal(size=(4, n)).astype(np.float32) for n in (65, 20)]
-    pieces = _Grid(clips, shape)
+    pieces = Grid(clips, shape)
     assert pieces.clips == [0, 0, 0, 1]
     scored = np.concatenate([shape.cut(clip) for clip in clips])
     assert np.array_equal(augment.planes_of(torch.from_numpy(np.stack(list(pieces))), "static").numpy(), scored)

@@ -22,7 +22,8 @@ from tests.conftest import PROC, SR, children, is_alive, run, wait_until
 from train import augment, features, scores, trainer, waves
 from train.data import Clip, load_dataset
 from train.features import PatchShape
-from train.loop import _due, _follow, _goals, _Grid, _optimizer, _set_lr, clip_log_probabilities, fit
+from train.items import Grid, due, goals
+from train.loop import _follow, _optimizer, _set_lr, clip_log_probabilities, fit
 from train.recipe import Recipe
 from train.run import Run, load_run
 
@@ -208,7 +209,7 @@ def test_statistics_are_those_of_all_planes_at_once_in_a_part_of_the_memory():
 def test_a_grid_holds_every_patch_of_every_looped_clip():
     patch, rng = PatchShape(16, 8, "static"), np.random.default_rng(0)
     statics = [rng.normal(size=(2, n)).astype(np.float32) for n in (5, 16, 23, 40)]
-    grid = _Grid(statics, patch)
+    grid = Grid(statics, patch)
     whole = [np.concatenate([statics[0]] * 4, axis=1), *statics[1:]]
     expected = [s[:, i : i + 16] for s in whole for i in range(0, s.shape[1] - 15, 8)]
     assert grid.clips == [0, 1, 2, 3, 3, 3, 3] and len(grid) == len(expected)
@@ -399,11 +400,11 @@ def test_few_recordings_take_few_noises_and_each_is_another(monkeypatch, n_recor
 
 def test_what_a_net_should_answer_to_noise():
     """Every class alike, what teachers say of it too; of several labels none."""
-    goals = _goals(torch.tensor([1, 0]), None, 1, 2, 2.0)
-    assert goals.tolist() == [[0, 1], [1, 0], [0.5, 0.5]]
-    taught = _goals(torch.tensor([1, 0]), torch.tensor([[9.0, 9.0], [500.0, -500.0]]), 1, 2, 2.0)
+    alone = goals(torch.tensor([1, 0]), None, 1, 2, 2.0)
+    assert alone.tolist() == [[0, 1], [1, 0], [0.5, 0.5]]
+    taught = goals(torch.tensor([1, 0]), torch.tensor([[9.0, 9.0], [500.0, -500.0]]), 1, 2, 2.0)
     assert taught.tolist() == [[0, 1, 0.5, 0.5], [1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5]]
-    assert _goals(torch.tensor([[1, 1], [0, 1]]), None, 1, 2, 2.0).tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert goals(torch.tensor([[1, 1], [0, 1]]), None, 1, 2, 2.0).tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 def test_the_average_follows_weights_and_statistics():
@@ -437,12 +438,12 @@ def test_warm_restarts_fall_and_begin_anew():
 
 def test_each_recording_varies_in_its_turn():
     recipe = Recipe(epochs=6, vary_every=3)
-    turns = [_due(5, epoch, recipe) for epoch in range(7)]
+    turns = [due(5, epoch, recipe) for epoch in range(7)]
     assert turns == [[], [(2, 1)], [(1, 1), (4, 1)], [(0, 1), (3, 1)], [(2, 2)], [(1, 2), (4, 2)], []]
     for epoch in range(6):  # a training that goes on here has what one that was never stopped has
         heard = dict(pair for turn in turns[: epoch + 1] for pair in turn)
-        assert dict(_due(5, epoch, recipe, all_of_them=True)) == heard
-    assert _due(5, 6, recipe, all_of_them=True) == [] == _due(5, 3, Recipe(epochs=6))
+        assert dict(due(5, epoch, recipe, all_of_them=True)) == heard
+    assert due(5, 6, recipe, all_of_them=True) == [] == due(5, 3, Recipe(epochs=6))
 
 
 def test_write_atomic_leaves_the_old_file_when_the_new_one_fails(tmp_path):

@@ -7,7 +7,6 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +16,7 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from runtime.files import write_atomic
 from train import augment
-from train.features import looped
-from train.workers import counted
+from train.items import Items
 
 STEP_DECAY, STEP_BATCHES = 0.91, 200
 FIRST_RESTART_EPOCHS, RESTART_DECAY = 10, 1e-4
@@ -76,24 +74,13 @@ def fit(
     history, seconds = _resume(checkpoint, nets, optimizer, identity)
     if history:
         say(f"resumed after epoch {len(history)}")
-    data, targets, opinions = _items(statics, targets, opinions, run.patch, recipe)
-    if recipe.noise_share and noises is None:
-        raise ValueError(f"noise_share {recipe.noise_share} of no noises: give some, such as train.trainer.made_noises")
-    noises = noises() if recipe.noise_share and len(history) < recipe.epochs else []
-    n_items = round((1 + recipe.noise_share) * len(data))
+    items = Items(statics, targets, len(run.labels), run.patch, recipe, opinions=opinions, varied=varied, noises=noises)
     started, first = time.monotonic(), len(history)
-    variations = {}  # of recordings by index, which have one
-    due = _due(len(data), first, recipe, all_of_them=True)
-    coming = counted(varied(due), len(due), "variations") if due else ()  # training goes on: they take a while
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 100_003 + epoch)
-        lr, began = _set_lr(optimizer, recipe, epoch, n_items), time.monotonic()
-        variations.update((i, static) for static, (i, _) in zip(coming, due))
-        due = _due(len(data), epoch + 1, recipe)
-        coming = varied(due) if due else ()
-        loss = _epoch(
-            run, on_device, data, variations, targets, opinions, noises, recipe, optimizer, teacher, epoch, fabric
-        )
+        lr, began = _set_lr(optimizer, recipe, epoch, items.n), time.monotonic()
+        items.begin(epoch)
+        loss = _epoch(run, on_device, items, recipe, optimizer, teacher, epoch, fabric)
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
         seconds += time.monotonic() - began
@@ -112,57 +99,19 @@ def fit(
     return history
 
 
-def _items(statics, targets, opinions, patch, recipe):
-    """-> what an epoch goes through, clips or all their patches, with targets and opinions of each. Raises ValueError."""
-    targets, opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
-    if recipe.oversample and targets.ndim == 2:
-        raise ValueError(
-            "oversample: recordings with several labels have no class to be made as frequent as the others"
-        )
-    if recipe.crops != "grid":
-        return statics, targets, opinions  # read from disk one by one where they come from train.features
-    if recipe.vary_every:
-        raise ValueError("vary_every takes random crops: with a grid of patches each recording was cut up before")
-    grid = _Grid(statics, patch)
-    return grid, targets[grid.clips], None if opinions is None else opinions[grid.clips]
-
-
-def _due(n_recordings, epoch, recipe, all_of_them=False):
-    """-> (recording, variation) of those whose turn it is to vary anew; or of all that vary in this epoch.
-
-    Recording i has variation (epoch + i % every) // every, 0 being itself: so each epoch costs the same.
-    """
-    every = recipe.vary_every
-    if not every or epoch >= recipe.epochs:
-        return []
-    turns = [(i, epoch + i % every) for i in range(n_recordings)]
-    return [(i, turn // every) for i, turn in turns if turn >= every and (all_of_them or turn % every == 0)]
-
-
-def _epoch(run, learner, data, variations, targets, opinions, noises, recipe, optimizer, teacher, epoch, fabric):
-    """One pass over the clips, or over their patches, in random order. -> mean loss."""
+def _epoch(run, learner, items, recipe, optimizer, teacher, epoch, fabric):
+    """One pass over the items in random order. -> mean loss."""
     learner.train()
     mean, std = (torch.from_numpy(a)[:, None].to(fabric.device) for a in (run.mean, run.std))  # (planes, 1, bands)
-    order, total = augment.oversampled(targets) if recipe.oversample else torch.randperm(len(data)), 0.0
-    if recipe.noise_share:
-        some = torch.randint(len(noises), (round(recipe.noise_share * len(order)),))
-        order = torch.cat([order, len(data) + some])
-        order = order[torch.randperm(len(order))]
+    order, total = items.order(), 0.0
     if fabric.world_size > 1:  # all agree on the order; each draws its own crops
         torch.manual_seed(int(torch.randint(2**31, ())) + fabric.global_rank)
-    loss_of = F.binary_cross_entropy_with_logits if targets.ndim == 2 else _kl_divergence
-    goals = _goals(targets, opinions, len(noises), len(run.labels), recipe.temperature)
+    loss_of = F.binary_cross_entropy_with_logits if items.several_labels else _kl_divergence
     # The last batch takes what would be a batch of one: BatchNorm learns nothing good from it.
     n_batches = max(1, len(order) // recipe.batch_size)
     for step, batch in enumerate(torch.tensor_split(order, n_batches), epoch * n_batches + 1):
         share = batch[fabric.global_rank :: fabric.world_size]
-        chosen = share.tolist()
-        statics = [data[i] if i < len(data) else noises[i - len(data)] for i in chosen]
-        if recipe.vary_every:
-            vary = (torch.rand(len(share)) < 0.5).tolist()
-            statics = [variations.get(i, s) if other else s for i, other, s in zip(chosen, vary, statics)]
-        statics = [torch.from_numpy(looped(static, run.patch.n_static)) for static in statics]
-        raw, goal = _patches(statics, goals[share].to(fabric.device), run.patch, recipe)
+        raw, goal = items.patches(share, fabric.device)
         target, opinion = goal[:, : len(run.labels)], goal[:, len(run.labels) :]
         if teacher:
             opinion = F.softmax(teacher(raw) / recipe.temperature, 1)
@@ -183,20 +132,6 @@ def _epoch(run, learner, data, variations, targets, opinions, noises, recipe, op
     return float(fabric.all_reduce(total, reduce_op="sum")) / len(order)
 
 
-def _goals(targets, opinions, n_noises, n_labels, temperature):
-    """-> (clips and noises, labels, and once more labels where there are opinions): what the net should answer.
-
-    To noise: none of several labels, and one class as much as another.
-    """
-    several = targets.ndim == 2
-    goals = targets.float() if several else F.one_hot(targets, n_labels).float()
-    goals = torch.cat([goals, torch.full((n_noises, n_labels), 0.0 if several else 1 / n_labels)])
-    if opinions is None:
-        return goals
-    opinions = torch.cat([opinions, torch.zeros(n_noises, n_labels)])
-    return torch.cat([goals, F.softmax(opinions / temperature, 1)], dim=1)  # side by side: mixup mixes both
-
-
 @torch.no_grad()
 def _follow(average, model, decay):
     """Moves `average`, statistics of BN included, towards `model`."""
@@ -205,40 +140,6 @@ def _follow(average, model, decay):
             kept.lerp_(new, 1 - decay)
         else:
             kept.copy_(new)
-
-
-def _patches(statics, goal, patch, recipe):
-    """A random stretch of each clip, louder or quieter, mixed with another -> (batch, planes, frames, bands), its goal."""
-    raw = patch.planes == "frames"
-    crops = augment.random_crops(statics, patch.n_static, raw).to(goal.device)
-    if recipe.roll:
-        crops = augment.random_roll(crops)
-    crops = augment.random_gain(crops, recipe.gain_db, raw)
-    if recipe.shares == "between":
-        crops, goal = augment.between_class(crops, goal, raw)
-    elif recipe.mixup_alpha and len(crops) > 1:
-        crops, goal = augment.mixup(crops, goal, recipe.mixup_alpha, recipe.shares)
-    if patch.quietest_db is not None:
-        crops = augment.relative(crops, patch.quietest_db)
-    return augment.planes_of(crops, patch.planes), goal
-
-
-class _Grid(Sequence):
-    """Every patch of each (bands, frames) spectrogram as an item of its own, (bands, n_static); `clips`: whose it is."""
-
-    def __init__(self, statics, patch):
-        self.statics, self.n_static, self.clips, self.starts = statics, patch.n_static, [], []
-        for clip, static in enumerate(statics):
-            starts = range(0, looped(static, patch.n_static).shape[1] - patch.n_static + 1, patch.stride)
-            self.starts += starts
-            self.clips += [clip] * len(starts)
-
-    def __len__(self):
-        return len(self.clips)
-
-    def __getitem__(self, i):
-        start = self.starts[i]
-        return looped(self.statics[self.clips[i]], self.n_static)[:, start : start + self.n_static]
 
 
 def _kl_divergence(logits, target):
