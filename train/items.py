@@ -13,18 +13,18 @@ from train.workers import counted
 class Items:
     """Recordings, or all their patches, and noises, by number: the noises after the others.
 
-    statics: (bands, frames) each; targets, opinions, varied, noises: see train.loop.fit. `n` of them are heard in an epoch;
+    statics, noises: (bands, frames) each; targets, opinions, varied: see train.loop.fit. `n` of them are heard in an epoch;
     begin(epoch) comes before its order(). Raises ValueError for a recipe that does not fit them.
     """
 
-    def __init__(self, statics, targets, n_labels, patch, recipe, *, opinions=None, varied=None, noises=None):
-        self.patch, self.recipe, self.n_labels = patch, recipe, n_labels
-        self.targets, self.opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
+    def __init__(self, statics, targets, n_labels, patch, recipe, *, opinions=None, varied=None, noises=()):
+        self.patch, self.recipe, self.noises = patch, recipe, noises
+        self.targets, opinions = torch.as_tensor(targets), None if opinions is None else torch.as_tensor(opinions)
         if recipe.oversample and self.several_labels:
             raise ValueError(
                 "oversample: recordings with several labels have no class to be made as frequent as the others"
             )
-        if recipe.noise_share and noises is None:
+        if recipe.noise_share and not len(noises):
             raise ValueError(
                 f"noise_share {recipe.noise_share} of no noises: give some, such as train.trainer.made_noises"
             )
@@ -36,21 +36,19 @@ class Items:
                 )
             self.data = Grid(statics, patch)
             self.targets = self.targets[self.data.clips]
-            self.opinions = None if opinions is None else self.opinions[self.data.clips]
+            opinions = None if opinions is None else opinions[self.data.clips]
         self.n = round((1 + recipe.noise_share) * len(self.data))
-        self._make_noises, self.noises, self.goals = noises, [], None
+        self.goals = goals(self.targets, opinions, len(noises), n_labels, recipe.temperature)
         self._varied, self.variations = varied, {}  # spectrograms of recordings by number, of those that have one
-        self._due, self._coming = None, ()
+        self._due, self._coming = None, ()  # the variations of the next epoch, and their spectrograms
 
     @property
     def several_labels(self):
         return self.targets.ndim == 2
 
     def begin(self, epoch):
-        """Make noises, once; take up the variations due in this epoch and ask for those of the next."""
-        if self.goals is None:
-            self.noises = self._make_noises() if self.recipe.noise_share else []
-            self.goals = goals(self.targets, self.opinions, len(self.noises), self.n_labels, self.recipe.temperature)
+        """Take up the variations due in this epoch and ask for those of the next."""
+        if self._due is None:
             self._due = due(len(self.data), epoch, self.recipe, all_of_them=True)
             if self._due:  # training waits for these
                 self._coming = counted(self._varied(self._due), len(self._due), "variations")

@@ -74,9 +74,13 @@ def fit(
     history, seconds = _resume(checkpoint, nets, optimizer, identity)
     if history:
         say(f"resumed after epoch {len(history)}")
-    items = Items(statics, targets, len(run.labels), run.patch, recipe, opinions=opinions, varied=varied, noises=noises)
+    if remaining := range(len(history), recipe.epochs):  # a finished training makes no noises
+        made = noises() if noises and recipe.noise_share else ()
+        items = Items(
+            statics, targets, len(run.labels), run.patch, recipe, opinions=opinions, varied=varied, noises=made
+        )
     started, first = time.monotonic(), len(history)
-    for epoch in range(len(history), recipe.epochs):
+    for epoch in remaining:
         torch.manual_seed(recipe.seed * 100_003 + epoch)
         lr, began = _set_lr(optimizer, recipe, epoch, items.n), time.monotonic()
         items.begin(epoch)
