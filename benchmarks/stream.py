@@ -96,7 +96,7 @@ def loop(bundle, sessions):
             x = ((cut - member.mean[:, None]) / member.std[:, None]).astype(np.float32)
             name = session.get_inputs()[0].name
             logits = np.stack([session.run(None, {name: patch[None]})[0].reshape(-1) for patch in x])
-            log_p.append(fusion.mean(fusion.log_softmax(logits)))
+            log_p.append(member.over_patches(fusion.log_softmax(logits)))
         return fusion.prod(np.stack(log_p))
 
     return decide

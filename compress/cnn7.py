@@ -15,7 +15,7 @@ from compress import pareto, prune, qat
 from compress.deployed import fused
 from compress.options import arguments
 from compress.recipe import recipe
-from compress.search import N_MEMBERS, QUIETEST_DB, Limits, Shape, heard_by, largest_fitting
+from compress.search import CERTAINTY, N_MEMBERS, QUIETEST_DB, Limits, Shape, heard_by, largest_fitting
 from compress.size import fits, parse_bytes
 from compress.workers import side_by_side
 from export.__main__ import calibration_patches, export
@@ -163,6 +163,7 @@ def evaluation_text(table, n_clips):
 def identity(args):
     """All that a bundle and its evaluation depend on, as JSON holds it."""
     later = {
+        "certainty": CERTAINTY,
         "quietest_db": None if args.absolute_level or args.shapes or args.prune_from else QUIETEST_DB,
         "search": args.search,
         "search_epochs": args.search and args.search_epochs,

@@ -24,6 +24,7 @@ HEARD = {"mel": {"hop_length": 620, "win_length": 1024}}
 # Of relative patches: white noise of -58, -54 and -52 dB of full scale; half of ESC-10's patches lie 30 dB above (LOG.md).
 # Of the windows that ship: one twice as long hears noise 3 to 6 dB higher.
 QUIETEST_DB = {"mel": -42.0, "gam": -63.0, "cqt": -50.0}
+CERTAINTY = 4.0  # 2 to 8 are as good: LOG.md
 STEP = 16  # the ladder goes in sixteenths of the deployed widths
 FINE_STEP = 64  # a proposed net is scaled in 64ths
 
@@ -52,7 +53,7 @@ class Shape:
 
     @property
     def patch(self):
-        return PatchShape(self.n_frames, self.n_frames // 4, quietest_db=self.quietest_db)
+        return PatchShape(self.n_frames, self.n_frames // 4, quietest_db=self.quietest_db, certainty=CERTAINTY)
 
     def frontend(self, name):
         """-> the preset "mel", "gam" or "cqt" with this shape's bands and hop. The CQT keeps its octaves: fewer bins."""

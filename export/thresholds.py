@@ -31,12 +31,13 @@ def log_loss(log_p: np.ndarray, truth: np.ndarray) -> float:
     return float(-log_p[np.arange(len(truth)), truth].mean())
 
 
-def clip_means(traces: Sequence[Trace], member: int, temperature: float) -> np.ndarray:
-    """(clips, classes) log of the mean probability over each clip's patches: fusion.mean, of all clips at once."""
+def clip_means(traces: Sequence[Trace], member: int, temperature: float, certainty: float) -> np.ndarray:
+    """(clips, classes) one opinion of each clip's patches: fusion.over_patches, of all clips at once."""
     n_patches = np.array([len(trace.clip_log_p[member]) for trace in traces])
-    p = np.exp(fusion.log_softmax(np.concatenate([trace.clip_log_p[member] for trace in traces]), temperature))
-    sums = np.add.reduceat(p, np.cumsum(n_patches) - n_patches)
-    return np.log(np.maximum(sums / n_patches[:, None], fusion.TINY))
+    log_p = fusion.log_softmax(np.concatenate([trace.clip_log_p[member] for trace in traces]), temperature)
+    weight, starts = fusion.weights(log_p, certainty)[:, None], np.cumsum(n_patches) - n_patches
+    sums = np.add.reduceat(weight * np.exp(log_p), starts)
+    return np.log(np.maximum(sums / np.add.reduceat(weight, starts), fusion.TINY))
 
 
 def fused(members: Sequence[np.ndarray], fuse: str) -> np.ndarray:
@@ -57,12 +58,13 @@ def fit_temperatures(traces: Sequence[Trace], bundle: Bundle) -> tuple[list[floa
     known = [trace for trace in traces if trace.label]
     truth = truth_of(known, bundle.labels)
     own = []
-    for i in range(len(bundle.members)):
-        losses = [log_loss(clip_means(known, i, t), truth) for t in TEMPERATURES]
+    certainties = [member.patch.certainty for member in bundle.members]
+    for i, certainty in enumerate(certainties):
+        losses = [log_loss(clip_means(known, i, t, certainty), truth) for t in TEMPERATURES]
         own.append(float(TEMPERATURES[int(np.argmin(losses))]))
     losses = []
     for factor in TEMPERATURES:
-        members = [clip_means(known, i, factor * t) for i, t in enumerate(own)]
+        members = [clip_means(known, i, factor * t, c) for i, (t, c) in enumerate(zip(own, certainties))]
         losses.append(log_loss(fused(members, bundle.fuse), truth))
     return own, float(TEMPERATURES[int(np.argmin(losses))])
 

@@ -97,7 +97,7 @@ def decisions(trace: Trace, bundle: Bundle, temperatures: Sequence[float], left_
         end = i * bundle.hop_s
         heard = [p[(ends > end - bundle.window_s) & (ends <= end)] for p, ends in zip(log_p, trace.ends_s)]
         if all(len(p) for p in heard):
-            p = np.exp(fuse(np.stack([fusion.mean(p) for p in heard])))
+            p = np.exp(fuse(np.stack([member.over_patches(p) for member, p in zip(bundle.members, heard)])))
             scores = dict.fromkeys(bundle.labels, 0.0) | {bundle.labels[k]: float(v) for k, v in zip(kept, p)}
             best = max(scores, key=lambda label: scores[label])
             out.append(Decision(max(0.0, end - bundle.window_s), end, best, scores[best], scores, {}))

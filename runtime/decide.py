@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime import audio, fusion
+from runtime import audio
 from runtime.bundle import Bundle
 from runtime.frontend import SharedStream
 from runtime.level import LevelWatch
@@ -215,7 +215,7 @@ def _decision(bundle: Bundle, log_p: list[np.ndarray], start: int, end: int, sil
     """Per member (patches, classes) -> one decision, or none while a member has no complete patch."""
     if not all(len(p) for p in log_p):
         return []
-    means = [fusion.mean(p) for p in log_p]
+    means = [member.over_patches(p) for member, p in zip(bundle.members, log_p)]
     fused = np.exp(bundle.fused(means))
     best = int(fused.argmax())
     scores = {label: float(p) for label, p in zip(bundle.labels, fused)}

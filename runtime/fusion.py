@@ -16,11 +16,30 @@ def log_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def mean(log_p: np.ndarray, axis: int = 0) -> np.ndarray:
-    """(n, classes) -> (classes,) log of the mean probability: eq. (1) of P3 over patches, eq. (20) of P1 over nets.
+    """(n, classes) -> (classes,) log of the mean probability: eq. (20) of P1 over nets.
 
     axis: over what, other axes stay; SPSMT of P2 takes the mean over a patch's frames.
     """
     return np.log(np.maximum(np.exp(log_p).mean(axis=axis), TINY))
+
+
+def over_patches(log_p: np.ndarray, certainty: float = 0.0) -> np.ndarray:
+    """(n, classes) -> (classes,) log of the patches' mean probability, each patch with its weight (`weights`).
+
+    certainty 0 is eq. (1) of P3: all patches alike.
+    """
+    weight = weights(log_p, certainty)
+    return np.log(np.maximum(weight @ np.exp(log_p) / weight.sum(), TINY))
+
+
+def weights(log_p: np.ndarray, certainty: float) -> np.ndarray:
+    """(n, classes) -> (n,): what each patch knows, log classes less its entropy in nats, to this power.
+
+    Weights by entropy are Misra, Bourlard and Tyagi's (ICASSP 2003, there of nets): a patch of silence or of a room's
+    noise, which could be any class, then hardly counts beside one that holds the sound.
+    """
+    known = np.log(log_p.shape[-1]) + (np.exp(log_p) * np.maximum(log_p, np.log(TINY))).sum(axis=-1)
+    return np.maximum(known, 1e-3) ** certainty  # where no patch knows anything they count alike
 
 
 def patch_log_p(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

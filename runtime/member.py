@@ -95,11 +95,15 @@ class Member:
         return fusion.patch_log_p(self._model(normalised), self.temperature)
 
     def clip_log_p(self, static: np.ndarray) -> np.ndarray:
-        """(bands, frames) of a whole clip -> (classes,): log of the mean probability over its patches.
+        """(bands, frames) of a whole clip -> (classes,): the opinions on its patches, as one.
 
         A clip shorter than a patch is looped, frame by frame as in training, never padded with silence.
         """
-        return fusion.mean(self.log_p(self.patches(looped(static, self.patch.n_static))))
+        return self.over_patches(self.log_p(self.patches(looped(static, self.patch.n_static))))
+
+    def over_patches(self, log_p: np.ndarray) -> np.ndarray:
+        """(n, classes) log probabilities of patches -> (classes,): runtime.fusion.over_patches, at this net's certainty."""
+        return fusion.over_patches(log_p, self.patch.certainty)
 
 
 def file_entry(path: Path, **facts: Any) -> dict[str, Any]:
@@ -123,7 +127,8 @@ def _files(values: Any) -> dict[str, dict[str, Any]]:
 
 def _patch_shape(values: Mapping[str, Any]) -> PatchShape:
     n_frames, stride = (whole(name, values[name], 1, 4096) for name in ("n_frames", "stride"))
-    return PatchShape(n_frames, stride, values.get("planes", PatchShape.planes), values.get("quietest_db"))
+    later = {name: values[name] for name in ("planes", "quietest_db", "certainty") if name in values}
+    return PatchShape(n_frames, stride, **later)
 
 
 def _table(values: Any, n_planes: int, n_bands: int) -> np.ndarray:

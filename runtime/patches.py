@@ -12,6 +12,7 @@ DELTA_FRAMES = 8  # two valid 5-tap deltas take four frames from either end
 PLANES = {"deltas": DELTA_FRAMES, "static": 0, "stacked": 2, "frames": 0}
 QUIETEST_DB = -90.0, 100.0  # the front ends end at -100: digital silence must not become a loud sound
 RANGE_DB = 50.0
+MAX_CERTAINTY = 16.0  # the surest patch alone, all but
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,15 @@ class PatchShape:
     frame is quieter still: a sound is the same near and far, and a room's own noise is not made as loud as a sound. What
     lies more than RANGE_DB below is raised to there: it is the recording's noise, or its digital silence. For the planes
     deltas and static of levels in dB.
+
+    certainty: how much more a patch counts that is sure, where the opinions on several become one: runtime.fusion.weights.
     """
 
     n_frames: int = 128
     stride: int = 32
     planes: str = "deltas"
     quietest_db: float | None = None
+    certainty: float = 0.0
 
     def __post_init__(self) -> None:
         if self.planes not in PLANES:
@@ -41,6 +45,7 @@ class PatchShape:
             raise ValueError(
                 f"patches of {self.n_frames} frames every {self.stride}: choose 8 to 4096, every 1 to 4096"
             )
+        number("certainty", self.certainty, 0.0, MAX_CERTAINTY)
         if self.quietest_db is not None:
             number("quietest_db", self.quietest_db, *QUIETEST_DB)
             if self.planes not in ("deltas", "static"):
@@ -87,7 +92,7 @@ class PatchShape:
 
     def to_json(self) -> dict[str, Any]:
         """What trained runs are known by; what came later is left out at its default."""
-        later = {"planes": "deltas", "quietest_db": None}
+        later = {"planes": "deltas", "quietest_db": None, "certainty": 0.0}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in later or v != later[k]}
 
 

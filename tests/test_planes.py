@@ -43,6 +43,7 @@ KINDS = {
     "deltas": (MEL, PatchShape(12, 30)),
     "static": (MEL, PatchShape(16, 5, "static")),
     "relative": (MEL, PatchShape(12, 30, quietest_db=-30.0)),
+    "certain": (MEL, PatchShape(12, 5, certainty=4.0)),
     "relative stack": (Stack((MEL, CQT)), PatchShape(16, 7, "static", quietest_db=-90.0)),
     "whole clips": (MEL, PatchShape(60, 60, "static")),
     "stacked": (MFCC, PatchShape(16, 16, "stacked")),
@@ -146,7 +147,11 @@ def test_a_bundle_says_what_torch_says_of_a_naive_loops_patches(bundles, kind):
     cut = np.stack([np.stack(naive_planes(kind, window), axis=1) for window in windows])
     x = torch.from_numpy(((cut - run.mean[:, None]) / run.std[:, None]).astype(np.float32))
     with torch.no_grad():
-        p = run.model(x).softmax(1).mean(0).numpy()
+        each = run.model(x).softmax(1).double().numpy()
+    known = [sum(q * np.log(N_CLASSES * q) for q in p) ** run.patch.certainty for p in each]
+    p = sum(weight * p for weight, p in zip(known, each)) / sum(known)
+    if run.patch.certainty:
+        assert np.abs(each.mean(0) - p).max() > 0.02
     assert np.ptp(p) > 0.02 and np.abs(bundle.predict(wave, SR) - p).max() < 0.06
     assert bundle.check() < 1e-6
 
@@ -177,6 +182,9 @@ def test_relative_patches_are_of_levels(tmp_path, bundles):
             PatchShape(8, 8, "deltas", value)
     with pytest.raises(ValueError, match="mfcc is no level in dB: leave quietest_db out"):
         fitting("cnn7", MFCC, PatchShape(quietest_db=-50.0), Recipe())
+    for value in (float("nan"), -1, 17, "4", True):
+        with pytest.raises(ValueError, match=r"certainty .* is not a number from 0 to 16"):
+            PatchShape(certainty=value)
     assert PatchShape(12, 30).to_json() == {"n_frames": 12, "stride": 30}  # what runs of before are known by
     values = json.loads((bundles["relative"][1] / "bundle.json").read_text())
     assert values["patch"] == {"n_frames": 12, "stride": 30, "quietest_db": -30.0}

@@ -63,14 +63,24 @@ def test_independent_witnesses_need_no_common_factor(bundle):
 
 def test_decisions_of_a_trace_are_those_of_the_stream(bundle):
     wave = noise(14, seed=8)
-    for member, temperature in zip(bundle.members, (0.7, 1.0, 2.5)):
-        member.temperature = temperature
+    for member, temperature, certainty in zip(bundle.members, (0.7, 1.0, 2.5), (0.0, 4.0, 8.0)):
+        member.temperature, member.patch = temperature, dataclasses.replace(member.patch, certainty=certainty)
     made = tr._patches(bundle, wave)
     trace = tr.Trace("bark", 1, 14.0, 0.0, 14.0, *made, [])
     found, wanted = tr.decisions(trace, bundle, (0.7, 1.0, 2.5)), offline(bundle, wave)
     assert [d.end_s for d in found] == [d.end_s for d in wanted] and len(found) >= 9
     for a, b in zip(found, wanted):
         assert a.label == b.label and a.scores == pytest.approx(b.scores, abs=1e-6)
+
+
+def test_clips_are_heard_as_by_the_members(bundle):
+    """All clips at once, at another temperature, or one by one as the deployed bundle does."""
+    rng, member = np.random.default_rng(1), bundle.members[0]
+    member.patch = dataclasses.replace(member.patch, certainty=4.0)
+    patches = [fusion.log_softmax(3 * rng.normal(size=(n, 4))) for n in (5, 1, 3)]
+    traces = [tr.Trace("bark", 1, 9.0, 0.0, 9.0, [], [], [p]) for p in patches]
+    each = [member.over_patches(fusion.log_softmax(p, 1.7)) for p in patches]
+    assert th.clip_means(traces, 0, 1.7, 4.0) == pytest.approx(np.array(each), abs=1e-12)
 
 
 def test_a_class_left_out_takes_no_share(bundle):

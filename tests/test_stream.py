@@ -8,6 +8,8 @@ import wave as wavfile
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime import fusion, stream
 from runtime.bundle import Bundle
@@ -94,6 +96,24 @@ def test_one_certain_no_can_be_outvoted():
     """The first net rules class 1 out, the others are sure of it: a product of plain probabilities would die."""
     p = np.exp(fusion.prod(fusion.log_softmax(np.array([[0.0, -2000, 0], [0, 20, 0], [0, 20, 0]]))))
     assert p.sum() == pytest.approx(1) and p.argmax() == 1 and (p > 0).all()
+
+
+@given(st.integers(1, 6), st.integers(2, 12), st.floats(0, 16), st.integers(0, 2**31))
+def test_opinions_on_patches_become_one_between_them(n, n_classes, certainty, seed):
+    log_p = fusion.log_softmax(np.random.default_rng(seed).normal(size=(n, n_classes)) * 4)
+    p, each = np.exp(fusion.over_patches(log_p, certainty)), np.exp(log_p)
+    assert p.sum() == pytest.approx(1) and (p > each.min(0) - 1e-9).all() and (p < each.max(0) + 1e-9).all()
+    assert np.exp(fusion.over_patches(log_p[::-1], certainty)) == pytest.approx(p)
+    assert fusion.over_patches(log_p) == pytest.approx(fusion.mean(log_p))
+
+
+def test_a_patch_that_could_be_anything_hardly_counts():
+    """A bark in one patch, silence in nine: at certainty 0 it is outvoted nine to one, at 4 it decides."""
+    heard = fusion.log_softmax(np.array([[3.0, 0, 0, 0], *[[0.3, 0.8, 0, 0]] * 9]))
+    alike, surest = (np.exp(fusion.over_patches(heard, certainty)) for certainty in (0, 4))
+    assert alike.argmax() == 1 and surest.argmax() == 0 and surest[0] > 0.8
+    nothing = np.full((3, 4), np.log(0.25))
+    assert np.exp(fusion.over_patches(nothing, 4)) == pytest.approx([0.25] * 4)
 
 
 def write_wav(path, wave, sr=SR):

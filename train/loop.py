@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 
 from runtime.files import write_atomic
+from runtime.fusion import over_patches
 from train import augment
 from train.items import Items
 
@@ -218,14 +220,13 @@ def _resume(path, nets, optimizer, identity):
 
 @torch.no_grad()
 def clip_log_probabilities(run, statics):
-    """(bands, frames) spectrograms -> (clips, classes): log of the mean probability over a clip's patches, eq. (1) of P3."""
+    """(bands, frames) spectrograms -> (clips, classes): of a clip's patches, one opinion (runtime.fusion.over_patches)."""
     run.model.eval()
     device, out = next(run.model.parameters()).device, []
     for static in statics:
-        cut = run.patch.cut(static)
-        log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(cut)).to(device)), 1)
-        out.append(torch.logsumexp(log_p, 0) - math.log(len(cut)))
-    return torch.stack(out).cpu().numpy()
+        log_p = F.log_softmax(run.model(torch.from_numpy(run.normalise(run.patch.cut(static))).to(device)), 1)
+        out.append(over_patches(log_p.cpu().numpy(), run.patch.certainty))
+    return np.stack(out)
 
 
 @torch.no_grad()
