@@ -119,7 +119,7 @@ def smaller_shape(run, name, limits):
         tuple(kwargs["widths"]), dc if isinstance(dc, bool) else tuple(dc),
         run.frontend.n_bands, run.patch.n_frames, run.frontend.hop_length, run.frontend.win_length, run.patch.quietest_db,
     )  # fmt: skip
-    cut = dataclasses.replace(run.patch, certainty=shape.patch.certainty)  # which no weight depends on
+    cut = dataclasses.replace(run.patch, certainty=shape.patch.certainty)  # no weight depends on it
     if shape.frontend(name) != run.frontend or shape.patch != cut:
         raise ValueError(f"{name}: its front end or patches are none that compress.cnn7 makes")
     if limits.hold(shape, len(run.labels)):

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from compress.finals import N_PARTS, finals, thrice, validated
 from compress.proposals import propose, shipped
 from compress.recipe import plain_recipe
-from compress.search import QUIETEST_DB, Limits, costs
+from compress.search import CERTAINTY, QUIETEST_DB, Limits, costs
 from compress.trials import DONE, FAILED, PRUNED, RUNNING, rows, shape_of, spent_s, write_log
 from train.data import inner_split, load_dataset, split
 from train.recipe import Recipe
@@ -97,7 +97,7 @@ def open_study(task, clips):
     """-> the task's optuna Study: another budget, fold or data, another study in the same storage."""
     facts = [
         clips, task.fold, dataclasses.asdict(task.limits), task.seed, N_PARTS,
-        Recipe(epochs=task.trial_epochs, seed=task.seed).to_json(), QUIETEST_DB[task.name],
+        Recipe(epochs=task.trial_epochs, seed=task.seed).to_json(), QUIETEST_DB[task.name], CERTAINTY,
     ]  # fmt: skip
     name = f"{task.name}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
     # Each trial that is not ended yet is judged after a sixth and after half of its epochs.

@@ -36,7 +36,7 @@ def test_the_shipped_shape_is_what_its_runs_are_known_by():
     """Nothing that a checkpoint or a bundle is recognised by may change with what a search can choose."""
     shape = largest_fitting(131_072, 10)
     assert shape.kwargs == {"widths": [16, 32, 64, 64, 112, 128], "decomposed": True, "order": "deploy", "dropout": 0.0}
-    assert shape.patch == PatchShape() and str(shape) == "16/32/64/64/112/128 with DC"
+    assert shape.patch == PatchShape(certainty=4.0) and str(shape) == "16/32/64/64/112/128 with DC"
     for name, preset in PRESETS.items():
         octaves = {"bins_per_octave": 7} if name == "cqt" else {"n_fft": 8192}
         assert shape.frontend(name) == dataclasses.replace(preset, hop_length=1120, n_bands=64, **octaves)
@@ -225,8 +225,9 @@ def test_without_optuna_there_is_no_search(monkeypatch):
     assert cnn7.arguments(["--budget", "128kb"]).search is None
 
 
-def test_identity_of_commands_without_a_search_is_what_it_was():
+def test_identity_of_commands_names_what_they_ask_for():
     keys = ["budget_bytes", "data", "teachers", "fold", "epochs", "qat_epochs", "seed", "quantization", "recipe"]
+    keys.append("certainty")
     absolute = cnn7.arguments(["--budget", "128kb", "--absolute-level"])
     assert list(cnn7.identity(absolute)) == keys
     keys.append("quietest_db")

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,22 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_starts_anew(soun
     assert run(*command(sounds, cache, other, epochs=1)).returncode == 0
     more = run(*command(sounds, cache, other, epochs=2))
     assert "starting anew" in more.stderr and "epoch 1/2" in more.stdout
+
+
+def test_another_certainty_is_scored_and_not_trained(sounds, cache, finished, tmp_path):
+    """No weight depends on how the opinions on a clip's patches become one; its probabilities do."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    before, said = load_run(finished[0]), []
+    patch = dataclasses.replace(before.patch, certainty=8.0)
+    recipe = Recipe(**before.meta["recipe"])
+    kwargs = {name: value for name, value in before.model.kwargs.items() if name != "n_classes"}
+    args = "cnn7", kwargs, before.frontend, patch, sounds, 2, recipe, tmp_path / "run"
+    trainer.train(*args, cache=cache, say=said.append)
+    after = load_run(tmp_path / "run")
+    assert said[0] == "resumed after epoch 20" and after.patch == patch
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
+    losses = [run.meta["scores"]["last"]["log_loss"] for run in (before, after)]
+    assert losses[0] != losses[1]
 
 
 def test_damaged_runs_are_refused_by_name(finished, tmp_path):

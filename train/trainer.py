@@ -1,5 +1,6 @@
 """From recordings to a finished run: features, training, scores, pictures, files."""
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -41,7 +42,8 @@ def train(
     train_statics, test_statics = (features(clips, frontend, cache, starmap) for clips in (train_clips, test_clips))
     run = new_run(model_name, kwargs, frontend, patch, dataset.labels, train_statics, recipe)
     targets = [dataset.labels.index(clip.label) for clip in train_clips]
-    identity = [frontend.to_json(), patch.to_json(), [clip.path.name for clip in train_clips], targets]
+    cut = dataclasses.replace(patch, certainty=0.0)  # no weight depends on how opinions become one
+    identity = [frontend.to_json(), cut.to_json(), [clip.path.name for clip in train_clips], targets]
 
     def evaluate(history):
         accuracy = scores.score(clip_log_probabilities(run, test_statics), test_clips, dataset.labels)["accuracy"]
