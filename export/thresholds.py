@@ -18,7 +18,7 @@ from runtime.bundle import Bundle
 from runtime.events import SAME_S, Detector
 from runtime.labels import Label
 from runtime.rules import Rules
-from runtime.score import match
+from runtime.score import match, tolerance
 
 TEMPERATURES = np.geomspace(0.25, 8, 61)  # 6 % apart: the log loss is flat around its lowest
 PRICES = np.geomspace(0.05, 20, 60)  # known sounds that a false alarm is worth
@@ -91,7 +91,7 @@ def peaks(traces: Sequence[Trace], bundle: Bundle, temperatures: Sequence[float]
             room.append(p.max(0))
             continue
         own = np.array([label == trace.label for label in bundle.labels])
-        in_time = (at_s >= trace.onset_s) & (at_s <= trace.offset_s + bundle.window_s)
+        in_time = (at_s >= trace.onset_s) & (at_s <= trace.offset_s + tolerance(bundle.window_s))
         known.append(np.where(own, p[in_time].max(0), np.nan))
         wrong.append(np.where(own, np.nan, p[at_s >= trace.onset_s].max(0)))
         _, p = _smoothed(trace, bundle, temperatures, smooth_s, trace.label)
@@ -155,7 +155,7 @@ def measure(traces: Sequence[Trace], bundle: Bundle, temperatures: Sequence[floa
         false = [event.label for event in began if event.label != trace.label]
         if trace.label:
             label = Label(trace.onset_s, trace.offset_s, trace.label)
-            hits = match(began, [label], bundle.window_s)["hits"]
+            hits = match(began, [label], tolerance(bundle.window_s))["hits"]
             stranger = _reports(trace, bundle, temperatures, rules, trace.label)
             total["known"] += 1
             total["hits"] += hits

@@ -27,7 +27,13 @@ from runtime.events import Detector, Event
 from runtime.labels import Label, read_labels
 from runtime.stream import decisions
 
+TOLERANCE_S = 5.0  # a decision speaks of its window and of what its patches reached back to, some seconds in all
 SHOW_S = 2.0  # progress on standard error, so often
+
+
+def tolerance(window_s: float) -> float:
+    """Seconds after a sound's end in which a report of it is no false alarm."""
+    return max(TOLERANCE_S, window_s)
 
 
 def match(events: Sequence[Event], labels: Sequence[Label], tolerance_s: float) -> dict[str, Any]:
@@ -77,10 +83,10 @@ def score(
 ) -> dict[str, Any]:
     """Run a labelled stream through a bundle and its rules -> the scores, as --json prints them.
 
-    tolerance_s None: the window, as a decision speaks of the window before it.
+    tolerance_s None: TOLERANCE_S, or the window where that is longer.
     """
     live = Stream(bundle, window_s, hop_s)
-    tolerance_s = live.window / bundle.sr if tolerance_s is None else tolerance_s
+    tolerance_s = tolerance(live.window / bundle.sr) if tolerance_s is None else tolerance_s
     source = audio.blocks(stream)
     duration_s = audio.header(stream).n_frames / source.sr
     events, cpu_s = _listen(live, source, duration_s)
@@ -185,7 +191,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--window", type=float, metavar="S", help="as of runtime.stream (default: the bundle's)")
     parser.add_argument("--hop", type=float, metavar="S", help="as of runtime.stream (default: the bundle's)")
     parser.add_argument(
-        "--tolerance", type=float, metavar="S", help="a report may come so late after the offset (default: the window)"
+        "--tolerance",
+        type=float,
+        metavar="S",
+        help="a report may come so late after the offset (default: 5, or the window)",
     )
     parser.add_argument("--engine", choices=("tflite", "onnx"), help="default: what is installed")
     parser.add_argument("--json", action="store_true", help="the scores as JSON")
