@@ -29,7 +29,7 @@ from train import scores
 from train.data import load_dataset, split
 from train.features import features
 from train.loop import clip_log_probabilities
-from train.run import load_run
+from train.run import load_run, weights_digest
 from train.trainer import load_teachers, train
 from train.workers import workers
 
@@ -175,7 +175,7 @@ def identity(args):
     return {
         "budget_bytes": parse_bytes(args.budget),
         "data": str(args.data.resolve()),
-        "teachers": [str(path.resolve()) for path in args.teacher],
+        "teachers": [weights_digest(path) for path in args.teacher],
         "fold": args.fold,
         "epochs": args.epochs,
         "qat_epochs": args.qat_epochs,

@@ -6,7 +6,6 @@ Inference (ICLR 2017): by how much a training patch's loss would change if a cha
 """
 
 import dataclasses
-import hashlib
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from train.cnn7 import CNN7, N_PLANES, layers_decomposed
 from train.data import split
 from train.features import features
 from train.loop import clip_log_probabilities, fit
-from train.run import load_run
+from train.run import load_run, weights_digest
 from train.trainer import made_noises
 
 LR = 1e-3  # a third of the training's: most of what is left has been learned
@@ -149,8 +148,8 @@ def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, noise_s
     def opinion(raw):
         return large.model((raw - mean) / std)
 
-    digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
-    identity = [run.frontend.to_json(), run.patch.to_json(), [clip.path.name for clip in train_clips], targets, digest]
+    names = [clip.path.name for clip in train_clips]
+    identity = [run.frontend.to_json(), run.patch.to_json(), names, targets, weights_digest(source)]
     history = fit(
         run, statics, targets, recipe, folder, identity=identity, teacher=opinion, say=say,
         noises=lambda: made_noises(run.frontend, recipe, len(train_clips)),

@@ -158,6 +158,9 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     assert not command.no_augmentation and not command.teacher
     assert cnn7.identity(command)["recipe"]["noise_share"] == 0.1
     vars(args).update(no_augmentation=True, absolute_level=True, teachers=tmp_path / "wide")
+    for name in ("mel", "gam", "cqt"):
+        (tmp_path / "wide" / "fold3" / name).mkdir(parents=True)
+        (tmp_path / "wide" / "fold3" / name / "model.safetensors").write_bytes(b"")
     (other,) = map(cnn7.arguments, folds._calls(args, [3]))
     assert other.no_augmentation and other.teacher == [tmp_path / "wide" / "fold3" / n for n in ("mel", "gam", "cqt")]
     assert cnn7.identity(other)["recipe"]["mixup_alpha"] == 0

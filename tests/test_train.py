@@ -110,6 +110,29 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_starts_anew(soun
     assert "starting anew" in more.stderr and "epoch 1/2" in more.stdout
 
 
+def test_a_teacher_is_known_by_its_weights(sounds, cache, finished, tmp_path, capsys):
+    """Wherever it lies; one that was trained on in its place teaches anew."""
+    run = load_run(finished[0])
+    kwargs = {name: value for name, value in run.model.kwargs.items() if name != "n_classes"}
+    recipe = dataclasses.replace(Recipe(**run.meta["recipe"]), epochs=1)
+
+    def taught_by(teacher):
+        said = []
+        args = "cnn7", kwargs, run.frontend, run.patch, sounds, 2, recipe, tmp_path / "student"
+        trainer.train(*args, teachers=[teacher], cache=cache, say=said.append)
+        return said
+
+    assert taught_by(finished[0])[0].startswith("epoch 1/1")
+    shutil.copytree(finished[0], tmp_path / "teacher")
+    assert taught_by(tmp_path / "teacher") == ["resumed after epoch 1"] and "anew" not in capsys.readouterr().err
+    with torch.no_grad():
+        run.model.fc.bias += 1
+    run.save(tmp_path / "teacher")
+    assert taught_by(tmp_path / "teacher")[0].startswith("epoch 1/1") and "starting anew" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"nobody is not a finished training run: model\.safetensors is missing"):
+        taught_by(tmp_path / "nobody")
+
+
 def test_another_certainty_is_scored_and_not_trained(sounds, cache, finished, tmp_path):
     """No weight depends on how the opinions on a clip's patches become one; its probabilities do."""
     shutil.copytree(finished[0], tmp_path / "run")

@@ -1,6 +1,7 @@
 """A training run on disk: model.safetensors and meta.json. Nothing in it can run code."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -68,3 +69,11 @@ def load_run(folder, weights="model.safetensors"):
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{folder}: {meta_path.name} or {weights_path.name} is damaged: {error}") from error
     return Run(name, model.eval(), frontend, patch, labels, mean, std, meta)
+
+
+def weights_digest(folder):
+    """-> sha256 of a run's weights: what another net learns from it depends on them. Raises ValueError without them."""
+    path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a finished training run: {path.name} is missing")
+    return hashlib.sha256(path.read_bytes()).hexdigest()

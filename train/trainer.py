@@ -17,7 +17,7 @@ from train.data import load_dataset, split
 from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
-from train.run import Run, load_run
+from train.run import Run, load_run, weights_digest
 from train.workers import counted
 
 N_NOISES = 320  # to draw from; how many it takes was not measured
@@ -57,7 +57,7 @@ def train(
 
     writes = fabric is None or fabric.is_global_zero
     history = fit(
-        run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [str(t) for t in teachers]],
+        run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [weights_digest(t) for t in teachers]],
         opinions=_opinions(load_teachers(teachers, dataset.labels), train_clips, cache, starmap),
         evaluate=evaluate if test_clips else None,
         varied=varied, noises=lambda: made_noises(frontend, recipe, len(train_clips), starmap), fabric=fabric,
