@@ -163,7 +163,6 @@ def evaluation_text(table, n_clips):
 def identity(args):
     """All that a bundle and its evaluation depend on, as JSON holds it."""
     later = {
-        "certainty": CERTAINTY,
         "quietest_db": None if args.absolute_level or args.shapes or args.prune_from else QUIETEST_DB,
         "search": args.search,
         "search_epochs": args.search and args.search_epochs,
@@ -182,6 +181,7 @@ def identity(args):
         "seed": args.seed,
         "quantization": QUANTIZATION,
         "recipe": _recipe(args).to_json(),
+        "certainty": CERTAINTY,
         **{name: value for name, value in later.items() if value is not None},  # those of before must stay the same
     }
 

@@ -64,8 +64,8 @@ def learn(traces: Sequence[Trace], bundle: Bundle, target: float) -> tuple[list[
 def _losses(clips: list[Trace], temperatures: Sequence[Sequence[float]], bundle: Bundle) -> dict[str, float]:
     """Member or "fused" -> log loss of whole recordings, each at its own temperatures; "accuracy" is that of the fused."""
     members = [
-        np.concatenate([clip_means([clip], i, t[i], member.patch.certainty) for clip, t in zip(clips, temperatures)])
-        for i, member in enumerate(bundle.members)
+        np.concatenate([clip_means([clip], bundle, i, t[i]) for clip, t in zip(clips, temperatures)])
+        for i in range(len(bundle.members))
     ]
     truth, together = truth_of(clips, bundle.labels), fused(members, bundle.fuse)
     losses = {member.name: log_loss(p, truth) for member, p in zip(bundle.members, members)}

@@ -31,11 +31,12 @@ def log_loss(log_p: np.ndarray, truth: np.ndarray) -> float:
     return float(-log_p[np.arange(len(truth)), truth].mean())
 
 
-def clip_means(traces: Sequence[Trace], member: int, temperature: float, certainty: float) -> np.ndarray:
-    """(clips, classes) one opinion of each clip's patches: fusion.over_patches, of all clips at once."""
-    n_patches = np.array([len(trace.clip_log_p[member]) for trace in traces])
-    log_p = fusion.log_softmax(np.concatenate([trace.clip_log_p[member] for trace in traces]), temperature)
-    weight, starts = fusion.weights(log_p, certainty)[:, None], np.cumsum(n_patches) - n_patches
+def clip_means(traces: Sequence[Trace], bundle: Bundle, i: int, temperature: float) -> np.ndarray:
+    """(clips, classes) of the bundle's member i: its over_patches of each clip, of all clips at once."""
+    n_patches = np.array([len(trace.clip_log_p[i]) for trace in traces])
+    log_p = fusion.log_softmax(np.concatenate([trace.clip_log_p[i] for trace in traces]), temperature)
+    weight = fusion.weights(log_p, bundle.members[i].patch.certainty)[:, None]
+    starts = np.cumsum(n_patches) - n_patches
     sums = np.add.reduceat(weight * np.exp(log_p), starts)
     return np.log(np.maximum(sums / np.add.reduceat(weight, starts), fusion.TINY))
 
@@ -58,13 +59,12 @@ def fit_temperatures(traces: Sequence[Trace], bundle: Bundle) -> tuple[list[floa
     known = [trace for trace in traces if trace.label]
     truth = truth_of(known, bundle.labels)
     own = []
-    certainties = [member.patch.certainty for member in bundle.members]
-    for i, certainty in enumerate(certainties):
-        losses = [log_loss(clip_means(known, i, t, certainty), truth) for t in TEMPERATURES]
+    for i in range(len(bundle.members)):
+        losses = [log_loss(clip_means(known, bundle, i, t), truth) for t in TEMPERATURES]
         own.append(float(TEMPERATURES[int(np.argmin(losses))]))
     losses = []
     for factor in TEMPERATURES:
-        members = [clip_means(known, i, factor * t, c) for i, (t, c) in enumerate(zip(own, certainties))]
+        members = [clip_means(known, bundle, i, factor * t) for i, t in enumerate(own)]
         losses.append(log_loss(fused(members, bundle.fuse), truth))
     return own, float(TEMPERATURES[int(np.argmin(losses))])
 

@@ -80,7 +80,7 @@ def test_clips_are_heard_as_by_the_members(bundle):
     patches = [fusion.log_softmax(3 * rng.normal(size=(n, 4))) for n in (5, 1, 3)]
     traces = [tr.Trace("bark", 1, 9.0, 0.0, 9.0, [], [], [p]) for p in patches]
     each = [member.over_patches(fusion.log_softmax(p, 1.7)) for p in patches]
-    assert th.clip_means(traces, 0, 1.7, 4.0) == pytest.approx(np.array(each), abs=1e-12)
+    assert th.clip_means(traces, bundle, 0, 1.7) == pytest.approx(np.array(each), abs=1e-12)
 
 
 def test_a_class_left_out_takes_no_share(bundle):

@@ -145,16 +145,13 @@ def test_another_certainty_is_scored_and_not_trained(sounds, cache, finished, tm
     after = load_run(tmp_path / "run")
     assert said[0] == "resumed after epoch 20" and after.patch == patch
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
-    long = np.concatenate(
-        [features.features([clip], after.frontend, cache)[0] for clip in load_dataset(sounds).clips], axis=1
-    )
+    long = np.concatenate(features.features(load_dataset(sounds).clips, after.frontend, cache), axis=1)
     with torch.no_grad():
         p = after.model.eval()(torch.from_numpy(after.normalise(patch.cut(long)))).softmax(1).numpy()
     weights = np.array([sum(q * np.log(2 * max(q, 1e-12)) for q in row) for row in p.astype(float)]) ** 8
     alike, weighed = (np.exp(clip_log_probabilities(run, [long])[0]) for run in (before, after))
-    assert weighed == pytest.approx(weights @ p / weights.sum(), abs=1e-6) and alike == pytest.approx(
-        p.mean(0), abs=1e-6
-    )
+    assert weighed == pytest.approx(weights @ p / weights.sum(), abs=1e-6)
+    assert alike == pytest.approx(p.mean(0), abs=1e-6)
     assert np.abs(weighed - alike).max() > 1e-3
 
 
