@@ -38,12 +38,12 @@ def fabric_of(recipe, accelerator="cpu", devices=1):
 
 
 def fastest_precision():
-    """-> bfloat16 where the processor multiplies it in tiles (AMX) and it is 2.6 times as fast, else float32."""
+    """-> bfloat16 where the processor multiplies it: 2.6 times as fast in tiles (AMX), 1.7 in AVX-512. Else float32."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return "float32"
-    return "bfloat16" if "amx_bf16" in flags else "float32"
+    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
 
 
 def fit(
