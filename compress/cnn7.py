@@ -30,7 +30,8 @@ from train.data import load_dataset, split
 from train.features import features
 from train.loop import clip_log_probabilities
 from train.run import load_run, weights_digest
-from train.trainer import load_teachers, train
+from train.teachers import load_teachers, opinions
+from train.trainer import train
 from train.workers import workers
 
 
@@ -211,7 +212,7 @@ def main(argv=None):
     dataset = load_dataset(args.data)
     if args.fold is None:
         args.fold = dataset.folds[-1]
-    _, test_clips = split(dataset, args.fold)
+    train_clips, test_clips = split(dataset, args.fold)
     check_target(args.out)
     load_teachers(args.teacher, dataset.labels)  # one that cannot teach ends it here
     _recipe(args)  # and so does a number that no training can have
@@ -225,6 +226,7 @@ def main(argv=None):
     with workers(args.workers) as starmap:
         for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
             features(dataset.clips, shape.frontend(name), args.cache, starmap)
+        opinions(args.teacher, dataset.labels, train_clips, args.cache, starmap)
     for name, took_s in side_by_side(train_member, [(name, shape, args) for name, shape in shapes.items()]):
         print(f"{name}: trained in {took_s:.0f} s", flush=True)
     runs = [load_run(args.runs / name) for name in PRESETS]

@@ -10,9 +10,8 @@ import numpy as np
 
 from runtime import audio
 from runtime.bundle import Bundle
-from runtime.files import write_atomic
 from train.data import DataError, split
-from train.features import features
+from train.features import features, load_array, save_array
 from train.results import load_results
 
 PIECE = 100  # clips of one kept file
@@ -152,7 +151,7 @@ def log_probabilities(bundle, clips, spectrograms_of, condition, keep, title="")
                         flush=True,
                     )
             piece = np.array(rows).transpose(1, 0, 2)
-            write_atomic(path, lambda partial, array=piece: _save(partial, array))
+            save_array(path, piece)
         pieces.append(piece)
     if shown:
         print(file=sys.stderr)
@@ -173,13 +172,5 @@ def _key(bundle, clips, condition):
 
 def _kept(path, shape):
     """A piece of before; None where there is none, or a damaged one."""
-    try:
-        piece = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return piece if piece.shape == shape and np.isfinite(piece).all() else None
-
-
-def _save(path, array):
-    with open(path, "wb") as file:  # given a name, numpy would add a suffix
-        np.save(file, array, allow_pickle=False)
+    piece = load_array(path)
+    return piece if piece is not None and piece.shape == shape and np.isfinite(piece).all() else None

@@ -20,7 +20,7 @@ from runtime.files import write_atomic
 from runtime.frontend import MEL
 from runtime.patches import deltas, patches
 from tests.conftest import PROC, SR, children, is_alive, run, wait_until
-from train import augment, features, scores, trainer, waves
+from train import augment, features, scores, teachers, trainer, waves
 from train.data import Clip, load_dataset
 from train.features import PatchShape
 from train.items import Grid, due, goals
@@ -131,6 +131,33 @@ def test_a_teacher_is_known_by_its_weights(sounds, cache, finished, tmp_path, ca
     assert taught_by(tmp_path / "teacher")[0].startswith("epoch 1/1") and "starting anew" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"nobody is not a finished training run: model\.safetensors is missing"):
         taught_by(tmp_path / "nobody")
+
+
+def test_a_teacher_is_asked_once(sounds, cache, finished, tmp_path, capsys):
+    """The product of two teachers, as they say it; kept beside the features, and made anew where it was damaged."""
+    clips, kept = load_dataset(sounds).clips[:3], tmp_path / "cache"
+    teacher = load_run(finished[0])
+    said = clip_log_probabilities(teacher, features.features(clips, teacher.frontend, cache))
+    with torch.no_grad():
+        teacher.model.fc.bias += torch.tensor([1.0, -1.0])
+    teacher.save(tmp_path / "other")
+    other = clip_log_probabilities(teacher, features.features(clips, teacher.frontend, cache))
+    product = np.exp((said + other) / 2)
+
+    def opinions(clips):
+        return np.exp(teachers.opinions([finished[0], tmp_path / "other"], teacher.labels, clips, kept))
+
+    assert opinions(clips) == pytest.approx(product / product.sum(1, keepdims=True), abs=1e-5)
+    files = list(kept.glob("*.opinion.npy"))
+    assert len(files) == 2
+    for path in files:
+        np.save(path, np.log(np.full((3, 2), 0.5)))
+    assert opinions(clips) == pytest.approx(0.5)  # nobody was asked
+    assert opinions(clips[:2]) == pytest.approx(product[:2] / product[:2].sum(1, keepdims=True), abs=1e-5)
+    for path in files:
+        path.write_bytes(path.read_bytes()[:50])
+    assert opinions(clips) == pytest.approx(product / product.sum(1, keepdims=True), abs=1e-5)
+    assert teachers.opinions([], teacher.labels, clips, kept) is None
 
 
 def test_another_certainty_is_scored_and_not_trained(sounds, cache, finished, tmp_path):

@@ -3,12 +3,12 @@
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from runtime.files import write_atomic
 from runtime.frontend import spectrogram
 from runtime.patches import PLANES, PatchShape, looped
 from runtime.stack import Stack, frontend_from_json
@@ -16,8 +16,8 @@ from train.data import load_wave
 from train.workers import counted
 
 __all__ = [
-    "CACHE", "PLANES", "POSITION", "PatchShape", "Stack", "features", "frontend_from_json", "looped", "normalisation",
-    "unchanged",
+    "CACHE", "PLANES", "POSITION", "PatchShape", "Stack", "features", "frontend_from_json", "key", "load_array", "looped",
+    "normalisation", "save_array", "unchanged",
 ]  # fmt: skip
 
 CACHE = Path(".cache/features")
@@ -35,7 +35,7 @@ def features(clips, frontend, cache=CACHE, starmap=itertools.starmap):
     """
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
-    kept = Kept([[(clip.path, f, cache / f"{_key(clip.path, f)}.npy") for f in frontend.frontends] for clip in clips])
+    kept = Kept([[(clip.path, f, cache / f"{key(clip.path, f)}.npy") for f in frontend.frontends] for clip in clips])
     missing = [file for files in kept.files for file in files if not file[2].exists()]
     for _ in counted(starmap(_keep, missing), len(missing), f"{frontend.kind} features"):
         pass
@@ -61,38 +61,40 @@ class Kept(Sequence):
 
 
 def _keep(recording, frontend, path):
-    _save(path, spectrogram(load_wave(recording, frontend.sr), frontend))
+    save_array(path, spectrogram(load_wave(recording, frontend.sr), frontend))
 
 
 def _kept(recording, frontend, path):
-    static = _load(path)
+    static = load_array(path)
     if static is None:
         _keep(recording, frontend, path)
         static = np.load(path, allow_pickle=False)
     return static
 
 
-def _load(path):
-    """A cached array; None where there is none, or a damaged one."""
+def load_array(path):
+    """An array kept on disk; None where there is none, or a damaged one."""
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
 
 
-def _key(path, frontend):
+def key(path, frontend):
     """Name of a cached file: changes with the front end, the recording's place, size or time of change."""
     stat = Path(path).stat()
     text = json.dumps([VERSION, frontend.to_json(), str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _save(path, array):
+def save_array(path, array):
     """Atomic: a killed run leaves no half of a file, and two runs may write the same one."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.save(file, array, allow_pickle=False)
-    os.replace(partial, path)
+
+    def write(partial):
+        with open(partial, "wb") as file:  # given a name, numpy would add a suffix
+            np.save(file, array, allow_pickle=False)
+
+    write_atomic(path, write)
 
 
 def unchanged(frontend):

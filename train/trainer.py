@@ -7,9 +7,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
-from scipy.special import log_softmax
 
 from runtime.files import write_atomic
 from train import scores, waves
@@ -17,7 +15,8 @@ from train.data import load_dataset, split
 from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
-from train.run import Run, load_run, weights_digest
+from train.run import Run, weights_digest
+from train.teachers import opinions
 from train.workers import counted
 
 N_NOISES = 320  # to draw from; how many it takes was not measured
@@ -58,7 +57,7 @@ def train(
     writes = fabric is None or fabric.is_global_zero
     history = fit(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [weights_digest(t) for t in teachers]],
-        opinions=_opinions(load_teachers(teachers, dataset.labels), train_clips, cache, starmap),
+        opinions=opinions(teachers, dataset.labels, train_clips, cache, starmap),
         evaluate=evaluate if test_clips else None,
         varied=varied, noises=lambda: made_noises(frontend, recipe, len(train_clips), starmap), fabric=fabric,
     )  # fmt: skip
@@ -127,21 +126,3 @@ def _check_patch(run):
     except RuntimeError as error:
         size = f"{planes} planes of {run.patch.n_frames} frames and {bands} bands"
         raise ValueError(f"{run.name} cannot hear patches of {size} ({error}): choose more frames or bands") from error
-
-
-def load_teachers(paths, labels):
-    """-> the trained Runs in these folders, of any spectrogram. Raises ValueError for one of other classes."""
-    teachers = [load_run(path) for path in paths]
-    for path, teacher in zip(paths, teachers):
-        if teacher.labels != labels:
-            known = ", ".join(teacher.labels)[:100]
-            raise ValueError(f"teacher {path} knows other classes ({known}): train one on this data")
-    return teachers
-
-
-def _opinions(teachers, clips, cache, starmap):
-    """Runs -> (clips, classes): log of their product over whole clips. None where there is none."""
-    if not teachers:
-        return None
-    log_p = [clip_log_probabilities(t, features(clips, t.frontend, cache, starmap)) for t in teachers]
-    return log_softmax(np.mean(log_p, axis=0), axis=1)
