@@ -5,6 +5,7 @@ gammatone and CQT spectrograms, distilled from full-size nets where some are giv
 exports, checks, and says what a held-out fold thinks of the result.
 """
 
+import argparse
 import hashlib
 import json
 import time
@@ -13,7 +14,7 @@ import numpy as np
 
 from compress import pareto, prune, qat
 from compress.deployed import fused
-from compress.options import arguments
+from compress.options import TEACHERS, arguments
 from compress.recipe import recipe
 from compress.search import CERTAINTY, N_MEMBERS, QUIETEST_DB, Limits, Shape, heard_by, largest_fitting
 from compress.size import fits, parse_bytes
@@ -57,6 +58,27 @@ def train_member(name, shape, args):
     if args.qat_epochs:
         tuned(name, args)
     return name, time.monotonic() - started
+
+
+def train_members(shapes, args, dataset):
+    """The three nets of these shapes, side by side, into --runs."""
+    alike = len(set(shapes.values())) == 1
+    nets = str(shapes["mel"]) if alike else "; ".join(f"{name} {shape}" for name, shape in shapes.items())
+    print(f"three nets of widths {nets}, {len(args.teacher)} teachers, {args.epochs} epochs each", flush=True)
+    train_clips, _ = split(dataset, args.fold)
+    with workers(args.workers) as starmap:
+        for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
+            features(dataset.clips, shape.frontend(name), args.cache, starmap)
+        opinions(args.teacher, dataset.labels, train_clips, args.cache, starmap)
+    for name, took_s in side_by_side(train_member, [(name, shape, args) for name, shape in shapes.items()]):
+        print(f"{name}: trained in {took_s:.0f} s", flush=True)
+
+
+def teachers_of(args):
+    """-> what to train the teachers of --taught-by with: the same recipe and data, the ladder's shape of their budget."""
+    values = {"budget": args.taught_by, "runs": args.runs / TEACHERS, "taught_by": None, "teacher": [], "qat_epochs": 0}
+    values |= {"search": None, "shapes": None, "ram": None, "macs": None}
+    return argparse.Namespace(**(vars(args) | values))
 
 
 def _recipe(args):
@@ -212,23 +234,20 @@ def main(argv=None):
     dataset = load_dataset(args.data)
     if args.fold is None:
         args.fold = dataset.folds[-1]
-    train_clips, test_clips = split(dataset, args.fold)
+    _, test_clips = split(dataset, args.fold)
     check_target(args.out)
-    load_teachers(args.teacher, dataset.labels)  # one that cannot teach ends it here
+    if not args.taught_by:
+        load_teachers(args.teacher, dataset.labels)  # one that cannot teach ends it here
     _recipe(args)  # and so does a number that no training can have
     finished_path(args).unlink(missing_ok=True)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}", flush=True)
     shapes = shapes_for(args, dataset.labels)
-    alike = len(set(shapes.values())) == 1
-    nets = str(shapes["mel"]) if alike else "; ".join(f"{name} {shape}" for name, shape in shapes.items())
-    print(f"three nets of widths {nets}, {len(args.teacher)} teachers, {args.epochs} epochs each", flush=True)
-    with workers(args.workers) as starmap:
-        for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
-            features(dataset.clips, shape.frontend(name), args.cache, starmap)
-        opinions(args.teacher, dataset.labels, train_clips, args.cache, starmap)
-    for name, took_s in side_by_side(train_member, [(name, shape, args) for name, shape in shapes.items()]):
-        print(f"{name}: trained in {took_s:.0f} s", flush=True)
+    if args.taught_by:
+        print(f"first the nets of {args.taught_by} that teach", flush=True)
+        larger = teachers_of(args)
+        train_members(shapes_for(larger, dataset.labels), larger, dataset)
+    train_members(shapes, args, dataset)
     runs = [load_run(args.runs / name) for name in PRESETS]
     deployed = [tuned(name, args) for name in PRESETS] if args.qat_epochs else runs
     bundle = export(deployed, args.out, args.data, args.fold, cache=args.cache)

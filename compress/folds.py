@@ -65,10 +65,9 @@ def table_path(args):
 
 def _calls(args, folds):
     """What to call compress.cnn7 with, fold by fold. A search and pruning see the fold's own training clips alone."""
-    searching = {
-        name: getattr(args, name) for name in ("search", "search_epochs", "ram", "macs", "shapes", "noise_share")
-    }
-    more = [f"--{name.replace('_', '-')}={value}" for name, value in searching.items() if value is not None]
+    names = "search", "search_epochs", "ram", "macs", "shapes", "noise_share", "taught_by"
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    more = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     more += [flag for flag in ("--no-augmentation", "--absolute-level") if getattr(args, flag[2:].replace("-", "_"))]
     for fold in folds:
         runs = args.runs / f"fold{fold}"
@@ -108,7 +107,7 @@ def arguments(argv):
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--qat-epochs", type=int, default=0, help="as of compress.cnn7 (default 0)")
     parser.add_argument("--search", metavar="HOURS", help="as of compress.cnn7: a search in each fold's training clips")
-    for option in ("--search-epochs", "--ram", "--macs", "--shapes", "--noise-share"):
+    for option in ("--search-epochs", "--ram", "--macs", "--shapes", "--noise-share", "--taught-by"):
         parser.add_argument(option, help="as of compress.cnn7")
     for option in ("--no-augmentation", "--absolute-level"):
         parser.add_argument(option, action="store_true", help="as of compress.cnn7")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from compress.recipe import EPOCHS, NOISE_SHARE
 from compress.size import parse_bytes
+from runtime.frontend import PRESETS
 from train.data import RECORDINGS
 from train.features import CACHE
+
+TEACHERS = "teachers"  # folder of --runs for the nets of --taught-by
 
 
 def arguments(argv):
@@ -34,6 +37,11 @@ def arguments(argv):
         help="trained run to distil from, of any spectrogram; several teach by their product",
     )
     parser.add_argument(
+        "--taught-by",
+        metavar="BUDGET",
+        help="first train three larger nets, of 1mb say, in the teachers folder of --runs, and distil from these",
+    )
+    parser.add_argument(
         "--prune-from", type=Path, metavar="RUNS", help="--runs of a larger budget: prune its nets and train them on"
     )
     _training_options(parser)
@@ -57,6 +65,8 @@ def arguments(argv):
     args = parser.parse_args(argv)
     args.runs = args.runs or Path("runs") / args.out.name
     _check(args)
+    if args.taught_by:
+        args.teacher = [args.runs / TEACHERS / name for name in PRESETS]
     return args
 
 
@@ -99,6 +109,10 @@ def _search_options(group):
 
 def _check(args):
     """Raises ValueError for what does not go together or no search can have, ImportError where none can be made."""
+    if args.taught_by and (args.teacher or args.prune_from):
+        raise ValueError("--taught-by takes no --teacher and no --prune-from: it trains the teachers")
+    if args.taught_by and parse_bytes(args.taught_by) <= parse_bytes(args.budget):
+        raise ValueError(f"--taught-by {args.taught_by} is no more than --budget {args.budget}: give a larger one")
     if args.shapes and (args.prune_from or args.search is not None):
         raise ValueError("--shapes takes no --search and no --prune-from: it says the shapes")
     if args.no_augmentation and (args.prune_from or args.search is not None):

@@ -214,6 +214,32 @@ def test_teachers_must_fit_the_data(runs_on_disk, sounds, cache, tmp_path):
     assert result.returncode == 1 and "knows other classes" in result.stderr
 
 
+def test_taught_by_larger_nets_of_its_own(sounds, cache, tmp_path):
+    """One command trains the teachers, too, and goes on where it was; given as --teacher the same nets teach the same."""
+    folder = tmp_path / "runs"
+    args = ["--budget", "24kb", "--data", sounds, "--epochs", 1, "--fold", 1, "--cache", cache, "--noise-share", 0]
+    command = [*args, "--runs", folder, "--out", tmp_path / "b", "--taught-by", "48kb"]
+    result = run("compress.cnn7", *command)
+    assert result.returncode == 0, result.stderr
+    teachers = [folder / "teachers" / name for name in ("mel", "gam", "cqt")]
+    assert json.loads((folder / "mel" / "meta.json").read_text())["teachers"] == [str(path) for path in teachers]
+    widths = [
+        json.loads((path / "mel" / "meta.json").read_text())["kwargs"]["widths"]
+        for path in (folder, folder / "teachers")
+    ]
+    assert all(small < large for small, large in zip(*widths))
+    again = run("compress.cnn7", *command)
+    assert again.returncode == 0 and again.stdout.count("resumed after epoch 1") == 6 and "anew" not in again.stderr
+    named = [word for path in teachers for word in ("--teacher", path)]
+    other = run("compress.cnn7", *args, "--runs", tmp_path / "other", "--out", tmp_path / "c", *named)
+    assert other.returncode == 0, other.stderr
+    for name in ("mel", "gam", "cqt"):
+        assert (tmp_path / "b" / f"{name}.tflite").read_bytes() == (tmp_path / "c" / f"{name}.tflite").read_bytes()
+    for more, sentence in ((named, "takes no --teacher"), (["--taught-by", "16kb"], "is no more than --budget 24kb")):
+        refused = run("compress.cnn7", *command, *more)
+        assert refused.returncode == 1 and sentence in refused.stderr and refused.stderr.count("\n") == 1
+
+
 def test_float_export_of_the_paper_s_order(sounds, cache, tmp_path):
     """The full-size net as published: exported in float, and the int8 path says why it cannot."""
     torch.manual_seed(0)
