@@ -75,7 +75,7 @@ def training_section(bundle, seeds):
         data, fold = run.get("data", {}), run.get("data", {}).get("fold")
         heard = f"every clip but fold {fold}" if fold else "every clip"
         recipe = ", ".join(f"{key} {value}" for key, value in run.get("recipe", {}).items())
-        lines.append(f"- {name}: {heard} of `{data.get('name')}` ({data.get('n_train')}); {recipe}")
+        lines.append(f"- {name}: {heard} of `{data.get('name')}` ({data.get('n_train')}); {recipe}{_taught(run)}")
     versions = {json.dumps(run.get("versions", {}), sort_keys=True) for run in facts.values()}
     lines.append(
         "- made with " + "; ".join(", ".join(f"{k} {v}" for k, v in json.loads(text).items()) for text in versions)
@@ -92,6 +92,13 @@ def training_section(bundle, seeds):
         )
         lines.append(f"- the folds of `{name}`: " + ("; ".join(apart) if apart else "the same recipe, fold by fold"))
     return "\n".join(lines)
+
+
+def _taught(run):
+    """Whom a net of the provenance has learned from."""
+    teachers = run.get("teachers", [])
+    named = [f"{t.get('net')} on {t.get('frontend')} ({t.get('parameters', 0):,} parameters)" for t in teachers]
+    return f"; taught by the product of {', '.join(named)}" if named else ""
 
 
 def size_section(bundle):

@@ -69,7 +69,7 @@ def train_members(shapes, args, dataset):
     with workers(args.workers) as starmap:
         for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
             features(dataset.clips, shape.frontend(name), args.cache, starmap)
-        opinions(args.teacher, dataset.labels, train_clips, args.cache, starmap)
+        opinions(args.teacher, dataset.labels, train_clips, args.fold, args.cache, starmap)
     for name, took_s in side_by_side(train_member, [(name, shape, args) for name, shape in shapes.items()]):
         print(f"{name}: trained in {took_s:.0f} s", flush=True)
 
@@ -237,7 +237,7 @@ def main(argv=None):
     _, test_clips = split(dataset, args.fold)
     check_target(args.out)
     if not args.taught_by:
-        load_teachers(args.teacher, dataset.labels)  # one that cannot teach ends it here
+        load_teachers(args.teacher, dataset.labels, args.fold)  # one that cannot teach ends it here
     _recipe(args)  # and so does a number that no training can have
     finished_path(args).unlink(missing_ok=True)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"

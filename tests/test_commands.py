@@ -15,6 +15,7 @@ from runtime.bundle import Bundle
 from runtime.frontend import spectrogram
 from runtime.patches import deltas, patches
 from tests.conftest import SR, noise, run
+from train.run import load_run
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("runtime", "devices", "train", "export", "compress")
@@ -215,29 +216,28 @@ def test_teachers_must_fit_the_data(runs_on_disk, sounds, cache, tmp_path):
 
 
 def test_taught_by_larger_nets_of_its_own(sounds, cache, tmp_path):
-    """One command trains the teachers, too, and goes on where it was; given as --teacher the same nets teach the same."""
-    folder = tmp_path / "runs"
-    args = ["--budget", "24kb", "--data", sounds, "--epochs", 1, "--fold", 1, "--cache", cache, "--noise-share", 0]
-    command = [*args, "--runs", folder, "--out", tmp_path / "b", "--taught-by", "48kb"]
-    result = run("compress.cnn7", *command)
+    """One command trains the teachers, too; the same nets named as --teacher are the same command."""
+    from compress import cnn7
+
+    args = ["--budget", "24kb", "--data", sounds, "--epochs", 1, "--cache", cache, "--noise-share", 0]
+    args = [*map(str, args), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "b")]
+    result = run("compress.cnn7", *args, "--fold", 1, "--taught-by", "48kb")
     assert result.returncode == 0, result.stderr
-    teachers = [folder / "teachers" / name for name in ("mel", "gam", "cqt")]
-    assert json.loads((folder / "mel" / "meta.json").read_text())["teachers"] == [str(path) for path in teachers]
-    widths = [
-        json.loads((path / "mel" / "meta.json").read_text())["kwargs"]["widths"]
-        for path in (folder, folder / "teachers")
-    ]
-    assert all(small < large for small, large in zip(*widths))
-    again = run("compress.cnn7", *command)
-    assert again.returncode == 0 and again.stdout.count("resumed after epoch 1") == 6 and "anew" not in again.stderr
-    named = [word for path in teachers for word in ("--teacher", path)]
-    other = run("compress.cnn7", *args, "--runs", tmp_path / "other", "--out", tmp_path / "c", *named)
-    assert other.returncode == 0, other.stderr
-    for name in ("mel", "gam", "cqt"):
-        assert (tmp_path / "b" / f"{name}.tflite").read_bytes() == (tmp_path / "c" / f"{name}.tflite").read_bytes()
-    for more, sentence in ((named, "takes no --teacher"), (["--taught-by", "16kb"], "is no more than --budget 24kb")):
-        refused = run("compress.cnn7", *command, *more)
-        assert refused.returncode == 1 and sentence in refused.stderr and refused.stderr.count("\n") == 1
+    said = Bundle.load(tmp_path / "b").provenance["runs"]["gam"]["teachers"]
+    assert [teacher["frontend"] for teacher in said] == ["mel", "gammatone", "cqt"]
+    assert [teacher["data"]["fold"] for teacher in said] == [1, 1, 1]
+    own = sum(p.numel() for p in load_run(tmp_path / "runs" / "gam").model.parameters())
+    assert all(teacher["parameters"] > own for teacher in said)
+    named = [f"--teacher={tmp_path / 'runs' / 'teachers' / name}" for name in ("mel", "gam", "cqt")]
+    assert cnn7.is_finished(cnn7.arguments([*args, "--fold", "1", *named]))
+    assert not cnn7.is_finished(cnn7.arguments([*args, "--fold", "1", *named[:2]]))
+    for more, sentence in (
+        (["--fold", "1", "--taught-by", "48kb", *named], "takes no --teacher"),
+        (["--fold", "1", "--taught-by", "16kb"], "is no more than --budget 24kb"),
+        (["--fold", "2", *named], "held out fold 1, not 2: train it with the same --fold"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            cnn7.main([*args, *more])
 
 
 def test_float_export_of_the_paper_s_order(sounds, cache, tmp_path):

@@ -145,7 +145,7 @@ def test_a_teacher_is_asked_once(sounds, cache, finished, tmp_path, capsys):
     product = np.exp((said + other) / 2)
 
     def opinions(clips):
-        return np.exp(teachers.opinions([finished[0], tmp_path / "other"], teacher.labels, clips, kept))
+        return np.exp(teachers.opinions([finished[0], tmp_path / "other"], teacher.labels, clips, 0, kept))
 
     assert opinions(clips) == pytest.approx(product / product.sum(1, keepdims=True), abs=1e-5)
     files = list(kept.glob("*.opinion.npy"))
@@ -157,7 +157,7 @@ def test_a_teacher_is_asked_once(sounds, cache, finished, tmp_path, capsys):
     for path in files:
         path.write_bytes(path.read_bytes()[:50])
     assert opinions(clips) == pytest.approx(product / product.sum(1, keepdims=True), abs=1e-5)
-    assert teachers.opinions([], teacher.labels, clips, kept) is None
+    assert teachers.opinions([], teacher.labels, clips, 0, kept) is None
 
 
 def test_another_certainty_is_scored_and_not_trained(sounds, cache, finished, tmp_path):

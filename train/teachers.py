@@ -14,21 +14,40 @@ from train.run import load_run, weights_digest
 from train.workers import counted
 
 
-def load_teachers(paths, labels):
-    """-> the trained Runs in these folders, of any spectrogram. Raises ValueError for one of other classes."""
+def load_teachers(paths, labels, fold):
+    """-> the trained Runs in these folders, of any spectrogram. fold: what their student holds out, None or 0: nothing.
+
+    Raises ValueError for one of other classes, or that did not hold this fold out: it would tell what is tested.
+    """
     teachers = [load_run(path) for path in paths]
     for path, teacher in zip(paths, teachers):
         if teacher.labels != labels:
             known = ", ".join(teacher.labels)[:100]
             raise ValueError(f"teacher {path} knows other classes ({known}): train one on this data")
+        held_out = teacher.meta.get("data", {}).get("fold") or 0
+        if fold and held_out != fold:
+            raise ValueError(f"teacher {path} held out fold {held_out}, not {fold}: train it with the same --fold")
     return teachers
 
 
-def opinions(paths, labels, clips, cache=CACHE, starmap=itertools.starmap):
+def described(path):
+    """-> what a student's papers say of a teacher, JSON-able."""
+    run = load_run(path)
+    n_parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    return {
+        "net": run.name,
+        "frontend": run.frontend.kind,
+        "parameters": n_parameters,
+        "data": run.meta.get("data", {}),
+        "sha256": weights_digest(path),
+    }
+
+
+def opinions(paths, labels, clips, fold, cache=CACHE, starmap=itertools.starmap):
     """-> (clips, classes): log of the product of what these Runs say of whole clips. None where there are none."""
     if not paths:
         return None
-    teachers = load_teachers(paths, labels)
+    teachers = load_teachers(paths, labels, fold)
     said = [_opinion(path, teacher, clips, Path(cache), starmap) for path, teacher in zip(paths, teachers)]
     return log_softmax(np.mean(said, axis=0), axis=1)
 

@@ -16,7 +16,7 @@ from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
 from train.run import Run, weights_digest
-from train.teachers import opinions
+from train.teachers import described, opinions
 from train.workers import counted
 
 N_NOISES = 320  # to draw from; how many it takes was not measured
@@ -57,7 +57,7 @@ def train(
     writes = fabric is None or fabric.is_global_zero
     history = fit(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [weights_digest(t) for t in teachers]],
-        opinions=opinions(teachers, dataset.labels, train_clips, cache, starmap),
+        opinions=opinions(teachers, dataset.labels, train_clips, fold, cache, starmap),
         evaluate=evaluate if test_clips else None,
         varied=varied, noises=lambda: made_noises(frontend, recipe, len(train_clips), starmap), fabric=fabric,
     )  # fmt: skip
@@ -69,7 +69,7 @@ def train(
         "history": history,
         "data": {"name": dataset.name, "fold": fold, "n_train": len(train_clips), "n_test": len(test_clips)},
         "recipe": recipe.to_json(),
-        "teachers": [str(t) for t in teachers],
+        "teachers": [described(t) for t in teachers],
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0], "numpy": version("numpy")},
     }
     if test_clips:
