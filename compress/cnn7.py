@@ -27,7 +27,7 @@ from runtime.bundle import Bundle
 from runtime.files import read_json, write_atomic
 from runtime.frontend import PRESETS
 from train import scores
-from train.data import load_dataset, split
+from train.data import fingerprint, load_dataset, split
 from train.features import features
 from train.loop import clip_log_probabilities
 from train.run import load_run, weights_digest
@@ -65,11 +65,10 @@ def train_members(shapes, args, dataset):
     alike = len(set(shapes.values())) == 1
     nets = str(shapes["mel"]) if alike else "; ".join(f"{name} {shape}" for name, shape in shapes.items())
     print(f"three nets of widths {nets}, {len(args.teacher)} teachers, {args.epochs} epochs each", flush=True)
-    train_clips, _ = split(dataset, args.fold)
     with workers(args.workers) as starmap:
         for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
             features(dataset.clips, shape.frontend(name), args.cache, starmap)
-        opinions(args.teacher, dataset.labels, train_clips, args.fold, args.cache, starmap)
+        opinions(args.teacher, dataset, args.fold, args.cache, starmap)
     for name, took_s in side_by_side(train_member, [(name, shape, args) for name, shape in shapes.items()]):
         print(f"{name}: trained in {took_s:.0f} s", flush=True)
 
@@ -103,10 +102,7 @@ def shapes_for(args, labels):
     largest = largest_fitting(budget_bytes, len(labels))  # a budget that nothing fits ends it here
     limits = Limits(budget_bytes // N_MEMBERS, args.ram, args.macs)
     if args.prune_from:
-        sources = {name: load_run(args.prune_from / name) for name in PRESETS}
-        for name, run in sources.items():
-            prune.check_source(run, args.prune_from / name, labels, args.fold)
-        return {name: prune.smaller_shape(run, name, limits) for name, run in sources.items()}
+        return {name: prune.smaller_shape(load_run(args.prune_from / name), name, limits) for name in PRESETS}
     if args.shapes:
         return read_shapes(args.shapes, limits, len(labels))
     if args.search is None:
@@ -183,9 +179,22 @@ def evaluation_text(table, n_clips):
     return "\n".join(lines)
 
 
-def identity(args):
-    """All that a bundle and its evaluation depend on, as JSON holds it."""
+def check(args, dataset):
+    """Raises ValueError for what would otherwise end this call after hours of training, or spoil what is there."""
+    check_target(args.out)
+    if not args.taught_by:
+        load_teachers(args.teacher, dataset, args.fold)
+    for name in PRESETS if args.prune_from else ():
+        prune.check_source(load_run(args.prune_from / name), args.prune_from / name, dataset, args.fold)
+    _recipe(args)
+    if args.qat_epochs:
+        qat.recipe(args.qat_epochs, args.seed)
+
+
+def identity(args, clips):
+    """All that a bundle and its evaluation depend on, as JSON holds it. clips: of the data set."""
     later = {
+        "taught_by": args.taught_by and parse_bytes(args.taught_by),
         "quietest_db": None if args.absolute_level or args.shapes or args.prune_from else QUIETEST_DB,
         "search": args.search,
         "search_epochs": args.search and args.search_epochs,
@@ -197,6 +206,7 @@ def identity(args):
     return {
         "budget_bytes": parse_bytes(args.budget),
         "data": str(args.data.resolve()),
+        "clips": fingerprint(clips),
         "teachers": [weights_digest(path) for path in args.teacher],
         "fold": args.fold,
         "epochs": args.epochs,
@@ -218,12 +228,12 @@ def finished_path(args):
     return evaluation_path(args).with_name(evaluation_path(args).name.replace("evaluation", "finished"))
 
 
-def is_finished(args):
+def is_finished(args, clips):
     """Whether this very command has written its bundle and its evaluation."""
     if not all(path.is_file() for path in (finished_path(args), evaluation_path(args), args.out / "bundle.json")):
         return False
     try:
-        return json.loads(finished_path(args).read_text()) == identity(args)
+        return json.loads(finished_path(args).read_text()) == identity(args, clips)
     except ValueError:
         return False  # damaged: all of it is made anew
 
@@ -235,10 +245,7 @@ def main(argv=None):
     if args.fold is None:
         args.fold = dataset.folds[-1]
     _, test_clips = split(dataset, args.fold)
-    check_target(args.out)
-    if not args.taught_by:
-        load_teachers(args.teacher, dataset.labels, args.fold)  # one that cannot teach ends it here
-    _recipe(args)  # and so does a number that no training can have
+    check(args, dataset)
     finished_path(args).unlink(missing_ok=True)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}", flush=True)
@@ -257,7 +264,10 @@ def main(argv=None):
     if test_clips:
         table = evaluate(args.out, runs, test_clips, dataset.labels, args.cache)
         write_atomic(evaluation_path(args), lambda path: path.write_text(json.dumps(table, indent=1)))
-        write_atomic(finished_path(args), lambda path: path.write_text(json.dumps(identity(args), indent=1) + "\n"))
+        write_atomic(
+            finished_path(args),
+            lambda path: path.write_text(json.dumps(identity(args, dataset.clips), indent=1) + "\n"),
+        )
         print(evaluation_text(table, len(test_clips)))
     example = (test_clips or dataset.clips)[0].path
     print(

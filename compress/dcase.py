@@ -174,13 +174,13 @@ def plot(path, table):
     figure.savefig(path, dpi=110, format="png")
 
 
-def trained_bundle(args, rest, fold):
+def trained_bundle(args, rest, dataset, fold):
     """Train and export what is not there. -> the bundle's folder"""
     call = [
         "--budget", args.budget, "--data", str(args.data), "--fold", str(fold), "--cache", str(args.cache),
         "--runs", str(args.out / "runs"), "--out", str(args.out / "bundle"), *rest,
     ]  # fmt: skip
-    if cnn7.is_finished(cnn7.arguments(call)):
+    if cnn7.is_finished(cnn7.arguments(call), dataset.clips):
         print(f"{args.out / 'bundle'} is trained", flush=True)
     else:
         cnn7.main(call)
@@ -193,7 +193,7 @@ def main(argv=None):
     fold = args.fold or dataset.folds[0]
     split(dataset, fold)  # before hours of training: is there such a fold
     budget_bytes = parse_bytes(args.budget) if args.budget else None
-    folder = args.bundle or trained_bundle(args, rest, fold)
+    folder = args.bundle or trained_bundle(args, rest, dataset, fold)
     table = protocol(Bundle.load(folder, engine.choose(args.engine)), dataset, fold, args.cache, budget_bytes)
     print(f"\n{text(table)}")
     write_table(args.out / "dcase", text(table), table, plot)

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime import audio
 from runtime.bundle import Bundle
-from train.data import DataError, split
+from train.data import DataError, check_heard, split
 from train.features import features, load_array, save_array
 from train.results import load_results
 
@@ -21,7 +21,7 @@ SHOW_S = 2.0  # progress on standard error, so often
 def held_out_fold(bundle, dataset, fold=None):
     """-> the fold of `dataset` that the bundle's nets did not hear: `fold` if given, else what its provenance says.
 
-    Raises DataError where it says none: nets that were trained on everything would be scored on what they know.
+    Raises DataError where it says none, or the fold held other clips then: nets would be scored on what they know.
     """
     if fold:
         return fold
@@ -35,6 +35,8 @@ def held_out_fold(bundle, dataset, fold=None):
         raise DataError(
             f"{bundle.folder} was trained on {name}, not {dataset.name}: say with --fold what it has not heard"
         )
+    for facts in bundle.provenance["runs"].values():
+        check_heard(facts["data"], dataset, own, bundle.folder)
     return own
 
 
@@ -137,7 +139,7 @@ def log_probabilities(bundle, clips, spectrograms_of, condition, keep, title="")
     for start in range(0, len(clips), PIECE):
         some = clips[start : start + PIECE]
         path = keep / f"{_key(bundle, some, condition)}.scores.npy"
-        piece = _kept(path, (len(bundle.members), len(some), len(bundle.labels)))
+        piece = load_array(path, (len(bundle.members), len(some), len(bundle.labels)))
         if piece is None:
             rows = []
             for i, clip in enumerate(some, start + 1):
@@ -168,9 +170,3 @@ def _key(bundle, clips, condition):
     settings = hashlib.sha256((bundle.folder / "bundle.json").read_bytes()).hexdigest()  # the files' own are in it
     stats = [(str(clip.path.resolve()), clip.path.stat().st_size, clip.path.stat().st_mtime_ns) for clip in clips]
     return hashlib.sha256(json.dumps([settings, bundle.format, stats, condition]).encode()).hexdigest()[:32]
-
-
-def _kept(path, shape):
-    """A piece of before; None where there is none, or a damaged one."""
-    piece = load_array(path)
-    return piece if piece is not None and piece.shape == shape and np.isfinite(piece).all() else None

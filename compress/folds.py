@@ -13,11 +13,10 @@ import numpy as np
 from compress import cnn7
 from compress.recipe import EPOCHS
 from devices.trained import wilson
-from export.assemble import check_target
 from runtime import command
 from runtime.files import write_atomic
 from runtime.frontend import PRESETS
-from train.data import RECORDINGS, load_dataset, split
+from train.data import RECORDINGS, DataError, load_dataset, split
 from train.features import CACHE
 from train.run import load_run
 
@@ -43,8 +42,13 @@ def main(argv=None):
     dataset = load_dataset(args.data)
     calls = list(_calls(args, dataset.folds))
     for call in calls:
-        check_target(cnn7.arguments(call).out)
-    tables = [_table(args, dataset.labels, call) for call in calls]
+        fold = cnn7.arguments(call)
+        cnn7.check(fold, dataset)
+        if not split(dataset, fold.fold)[1]:
+            raise DataError(
+                f"{dataset.name}: fold {fold.fold} tests nothing: record at least five sounds of each class"
+            )
+    tables = [_table(args, dataset, call) for call in calls]
     rows = pooled(tables)
     n = sum(table["PROD"]["tflite"]["n"] for table in tables)
     print(f"\nevery fold held out once, last epoch{f', scored on {args.score_on}' if args.score_on else ''}")
@@ -81,20 +85,20 @@ def _calls(args, folds):
         ]  # fmt: skip
 
 
-def _table(args, labels, call):
+def _table(args, dataset, call):
     """A fold's table, made where it is not there yet: what cnn7 wrote, or its nets' scores on another copy."""
     fold = cnn7.arguments(call)
-    if cnn7.is_finished(fold):
+    if cnn7.is_finished(fold, dataset.clips):
         print(f"fold {fold.fold} is done: {fold.out}", flush=True)
     else:
         cnn7.main(call)
     if args.score_on is None:
         return json.loads(cnn7.evaluation_path(fold).read_text())
     other = load_dataset(args.score_on)
-    if other.labels != labels:
+    if other.labels != dataset.labels:
         raise ValueError(f"{args.score_on} has other classes than {args.data}")
     runs = [load_run(fold.runs / name) for name in PRESETS]
-    return cnn7.evaluate(fold.out, runs, split(other, fold.fold)[1], labels, args.cache)
+    return cnn7.evaluate(fold.out, runs, split(other, fold.fold)[1], dataset.labels, args.cache)
 
 
 def arguments(argv):

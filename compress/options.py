@@ -65,6 +65,10 @@ def arguments(argv):
     args = parser.parse_args(argv)
     args.runs = args.runs or Path("runs") / args.out.name
     _check(args)
+    own = {(args.runs / name).resolve() for name in PRESETS}
+    for source in [*args.teacher, *(args.prune_from / name for name in PRESETS if args.prune_from)]:
+        if source.resolve() in own:
+            raise ValueError(f"{source} would be overwritten by what learns from it: choose other --runs")
     if args.taught_by:
         args.teacher = [args.runs / TEACHERS / name for name in PRESETS]
     return args

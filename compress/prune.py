@@ -15,7 +15,7 @@ from compress.recipe import NOISE_SHARE, plain_recipe
 from compress.search import Shape, widest_within
 from train import scores
 from train.cnn7 import CNN7, N_PLANES, layers_decomposed
-from train.data import split
+from train.data import check_heard, split
 from train.features import features
 from train.loop import clip_log_probabilities, fit
 from train.run import load_run, weights_digest
@@ -170,10 +170,8 @@ def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, noise_s
     run.save(folder)
 
 
-def check_source(run, source, labels, fold):
-    """Raises ValueError for a run of other classes, or of another fold: it has heard what the pruned net is tested on."""
-    if run.labels != labels:
+def check_source(run, source, dataset, fold):
+    """Raises ValueError for a run of other classes, or one that may have heard what the pruned net is tested on."""
+    if run.labels != dataset.labels:
         raise ValueError(f"{source} knows other classes ({', '.join(run.labels)[:100]}): prune one of this data")
-    held_out = run.meta.get("data", {}).get("fold") or 0
-    if held_out != (fold or 0):
-        raise ValueError(f"{source} held out fold {held_out}, not {fold or 0}: prune nets trained with the same --fold")
+    check_heard(run.meta.get("data"), dataset, fold, source)

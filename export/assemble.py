@@ -61,9 +61,12 @@ def assemble(
 
 
 def check_target(folder: Path) -> None:
-    """Raises ValueError where something that is no bundle stands at `folder`: it would have to be replaced."""
+    """Raises ValueError where something that is no bundle stands at `folder`, or no folder can be made there."""
     if folder.exists() and not (folder / "bundle.json").is_file():
         raise ValueError(f"{folder} exists and is no bundle: name another folder")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"{folder} cannot be made: {above} is no folder that can be written to")
 
 
 def finish(partial: Path, folder: Path, golden: np.ndarray) -> None:

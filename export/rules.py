@@ -23,7 +23,7 @@ from runtime.bundle import Bundle
 from runtime.level import Levels, clip_level
 from runtime.member import Member
 from runtime.rules import Rules
-from train.data import RECORDINGS, Clip, Dataset, load_dataset, split
+from train.data import RECORDINGS, Clip, Dataset, check_heard, load_dataset, split
 from train.features import CACHE, features
 
 N_PARTS = 4  # of a single held-out fold
@@ -48,6 +48,7 @@ def unheard(bundle: Bundle, dataset: Dataset, runs: Path | None) -> list[Trace]:
     """Traces of recordings through nets that were not trained on them. Raises ValueError where there are none."""
     fold = held_out(bundle)
     if fold:
+        _check_heard(bundle, dataset, fold)
         clips = split(dataset, fold)[1]
         groups = sorted({clip.group for clip in clips})
         if len(groups) < 2:
@@ -64,6 +65,11 @@ def unheard(bundle: Bundle, dataset: Dataset, runs: Path | None) -> list[Trace]:
     return hear_folds(bundles, dataset)
 
 
+def _check_heard(bundle: Bundle, dataset: Dataset, fold: int) -> None:
+    for member in bundle.members:
+        check_heard(bundle.provenance["runs"][member.name]["data"], dataset, fold, bundle.folder)
+
+
 def bundles_of_folds(runs: Path, dataset: Dataset, fmt: str | None = None) -> dict[int, Bundle]:
     """-> {fold: the bundle of compress.folds that held it out}. Raises ValueError for one that did not."""
     bundles = {}
@@ -71,6 +77,7 @@ def bundles_of_folds(runs: Path, dataset: Dataset, fmt: str | None = None) -> di
         bundle = bundles[fold] = Bundle.load(runs / f"fold{fold}" / "bundle", fmt)
         if (own := held_out(bundle)) != fold:
             raise ValueError(f"{bundle.folder} held out fold {own}, not {fold}: it knows what would judge it")
+        _check_heard(bundle, dataset, fold)
     return bundles
 
 

@@ -95,8 +95,12 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     ):
         if value is not None and not kind:
             parser.error(f"{flag} says nothing about this source")
-    if args.calibrate is not None and not 5 <= args.calibrate <= 60:
-        parser.error(f"--calibrate {args.calibrate}: choose 5 to 60 seconds")
+    if args.calibrate is not None and not 6 <= args.calibrate <= 60:
+        parser.error(f"--calibrate {args.calibrate}: choose 6 to 60 seconds")
+    if args.calibrate is not None and (args.jsonl or args.view or outputs.are_asked_for(args)):
+        parser.error("--calibrate only says which gain to use: leave --jsonl, --view and the outputs out")
+    if args.events and args.csv and args.events.resolve() == args.csv.resolve():
+        parser.error(f"--events and --csv both write {args.csv}: name two files")
     if args.view and args.jsonl:
         parser.error("--view and --jsonl: both write to the terminal, choose one (--events FILE takes JSON lines)")
     if not 0 <= args.nice <= 19:

@@ -274,6 +274,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def are_asked_for(args: argparse.Namespace) -> bool:
+    """Whether any of add_arguments' flags names an output."""
+    return any((args.events, args.csv, args.clips, args.mqtt, args.webhook))
+
+
 def open_outputs(args: argparse.Namespace, bundle: Bundle, live: bool, say: Say = to_stderr) -> list[Output]:
     """The outputs that add_arguments' flags ask for. live: time passes by itself, as it does not for a file.
 

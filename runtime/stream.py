@@ -176,8 +176,9 @@ def main(argv: list[str] | None = None) -> int:
         os.nice(args.nice)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped as Ctrl-C stops a person's
     voice = _Voice()
-    paths = audio.recordings(args.wav) if args.wav else [None]
-    source = options.source(args, paths[0], voice)  # before the bundle: a wrong path is said at once
+    paths: list[Path | None] = [*audio.recordings(args.wav)] if args.wav else [None]
+    n_paths = len(paths)
+    source, paths = _first(args, paths, voice)  # before the bundle: a wrong path is said at once
     bundle = Bundle.load(args.bundle, args.engine, args.threads)
     if not args.jsonl:
         voice(_greeting(bundle, source.sr))
@@ -188,15 +189,15 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(
             f"--duty {args.duty[0]:g}/{args.duty[1]:g}: a decision takes {_first_s(bundle):.1f} s of sound"
         )
-    session, code = _Session(args, bundle, voice), 0
+    session, code = _Session(args, bundle, voice), int(len(paths) < n_paths)
     try:
         for number, path in enumerate(paths):
-            if len(paths) > 1:
+            if n_paths > 1:
                 (voice if args.jsonl or args.view else _print)(f"{path}:")
             try:
                 session.run(source if not number else options.source(args, path, voice), path)
             except audio.AudioError as error:
-                if len(paths) == 1:
+                if n_paths == 1:
                     raise
                 voice(f"error: {error}")  # the others of the folder shall be heard
                 code = 1
@@ -205,6 +206,16 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         session.close()
     return code
+
+
+def _first(args: argparse.Namespace, paths: list[Path | None], voice: _Voice) -> tuple[audio.Source, list[Path | None]]:
+    """-> what can be heard first, and the paths from there on. Raises AudioError where nothing can."""
+    for i, path in enumerate(paths[:-1]):
+        try:
+            return options.source(args, path, voice), paths[i:]
+        except audio.AudioError as error:
+            voice(f"error: {error}")
+    return options.source(args, paths[-1], voice), paths[-1:]
 
 
 def _calibrate(source: audio.Source, stream: Stream, listen_s: float) -> str:

@@ -1,6 +1,7 @@
 """The right-hand folders as a user meets them: export and compress as typed, and which folder may import which."""
 
 import ast
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from runtime.bundle import Bundle
 from runtime.frontend import spectrogram
 from runtime.patches import deltas, patches
 from tests.conftest import SR, noise, run
+from train.data import Clip, load_dataset
 from train.run import load_run
 
 ROOT = Path(__file__).parents[1]
@@ -155,36 +157,41 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     args = folds.arguments(["--budget", "48kb", "--data", str(tmp_path), "--runs", str(tmp_path), "--qat-epochs", "2",
                             "--noise-share", "0.1"])  # fmt: skip
     (command,) = map(cnn7.arguments, folds._calls(args, [1]))
+    clips = [Clip(tmp_path / f"{label}.wav", label, fold, label) for fold, label in enumerate("ab", 1)]
     assert (command.qat_epochs, command.out.name) == (2, "bundle-qat")
     assert not command.no_augmentation and not command.teacher
-    assert cnn7.identity(command)["recipe"]["noise_share"] == 0.1
+    assert cnn7.identity(command, clips)["recipe"]["noise_share"] == 0.1
     vars(args).update(no_augmentation=True, absolute_level=True, teachers=tmp_path / "wide")
     for name in ("mel", "gam", "cqt"):
         (tmp_path / "wide" / "fold3" / name).mkdir(parents=True)
         (tmp_path / "wide" / "fold3" / name / "model.safetensors").write_bytes(b"")
     (other,) = map(cnn7.arguments, folds._calls(args, [3]))
     assert other.no_augmentation and other.teacher == [tmp_path / "wide" / "fold3" / n for n in ("mel", "gam", "cqt")]
-    assert cnn7.identity(other)["recipe"]["mixup_alpha"] == 0
+    assert cnn7.identity(other, clips)["recipe"]["mixup_alpha"] == 0
     heard = cnn7.shapes_for(command, ["a", "b"])
     relative = {name: shape.quietest_db for name, shape in heard.items()}
-    assert relative == cnn7.identity(command)["quietest_db"] == {"mel": -42, "gam": -63, "cqt": -50}
+    assert relative == cnn7.identity(command, clips)["quietest_db"] == {"mel": -42, "gam": -63, "cqt": -50}
     assert {shape.quietest_db for shape in cnn7.shapes_for(other, ["a", "b"]).values()} == {None}
-    assert "quietest_db" not in cnn7.identity(other)
+    assert "quietest_db" not in cnn7.identity(other, clips)
     command.out.mkdir(parents=True)
     (command.out / "bundle.json").write_text("{}")
-    assert not cnn7.is_finished(command)
+    assert not cnn7.is_finished(command, clips)
     cnn7.evaluation_path(command).write_text("{}")
-    assert not cnn7.is_finished(command)
-    cnn7.finished_path(command).write_text(json.dumps(cnn7.identity(command)))
-    assert cnn7.is_finished(command)
+    assert not cnn7.is_finished(command, clips)
+    cnn7.finished_path(command).write_text(json.dumps(cnn7.identity(command, clips)))
+    assert cnn7.is_finished(command, clips)
     for change in ({"seed": 1}, {"epochs": 7}, {"qat_epochs": 3}, {"budget": "64kb"}, {"data": tmp_path / "other"}):
         before = {name: getattr(command, name) for name in change}
         vars(command).update(change)
-        assert not cnn7.is_finished(command), change
+        assert not cnn7.is_finished(command, clips), change
         vars(command).update(before)
+    moved = dataclasses.replace(clips[1], fold=1)
+    for others in (clips[:1], [clips[0], moved], [*clips, dataclasses.replace(moved, path=tmp_path / "c.wav")]):
+        assert not cnn7.is_finished(command, others)
+    assert cnn7.is_finished(command, clips[::-1])
     for damage in ("", "[]", '{"seed": 0}'):
         cnn7.finished_path(command).write_text(damage)
-        assert not cnn7.is_finished(command)
+        assert not cnn7.is_finished(command, clips)
 
 
 @pytest.mark.parametrize(
@@ -229,12 +236,16 @@ def test_taught_by_larger_nets_of_its_own(sounds, cache, tmp_path):
     own = sum(p.numel() for p in load_run(tmp_path / "runs" / "gam").model.parameters())
     assert all(teacher["parameters"] > own for teacher in said)
     named = [f"--teacher={tmp_path / 'runs' / 'teachers' / name}" for name in ("mel", "gam", "cqt")]
-    assert cnn7.is_finished(cnn7.arguments([*args, "--fold", "1", *named]))
-    assert not cnn7.is_finished(cnn7.arguments([*args, "--fold", "1", *named[:2]]))
+    clips = load_dataset(sounds).clips
+    assert cnn7.is_finished(cnn7.arguments([*args, "--fold", "1", "--taught-by", "48kb"]), clips)
+    assert not cnn7.is_finished(cnn7.arguments([*args, "--fold", "1", "--taught-by", "72kb"]), clips)
     for more, sentence in (
         (["--fold", "1", "--taught-by", "48kb", *named], "takes no --teacher"),
         (["--fold", "1", "--taught-by", "16kb"], "is no more than --budget 24kb"),
-        (["--fold", "2", *named], "held out fold 1, not 2: train it with the same --fold"),
+        (["--fold", "2", *named], "held out fold 1 of .* as it was then, not fold 2 of .*: train it anew"),
+        (["--fold", "1", "--teacher", str(tmp_path / "runs" / "mel")], "would be overwritten"),
+        (["--fold", "1", "--qat-epochs", "-3"], "epochs -3: choose 1"),
+        (["--fold", "1", "--out", str(tmp_path / "b" / "mel.onnx" / "c")], r"mel\.onnx is no folder"),
     ):
         with pytest.raises(ValueError, match=sentence):
             cnn7.main([*args, *more])

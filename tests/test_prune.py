@@ -138,9 +138,12 @@ def test_a_trained_run_is_pruned_and_trained_on(sounds, cache, tmp_path):
     assert small.model.kwargs == {**large.model.kwargs, "widths": list(small_shape.widths)}
     assert sum(small_shape.widths) < sum(shape.widths) and small.meta["pruned"]["widths"] == list(shape.widths)
     assert small.meta["scores"]["last"]["n"] == 8 and np.array_equal(small.mean, large.mean)
-    for labels, fold, words in ((("a", "b"), 2, "other classes"), (dataset.labels, 1, "held out fold 2, not 1")):
+    others = dataclasses.replace(dataset, labels=("a", "b"))
+    fewer = dataclasses.replace(dataset, clips=dataset.clips[1:])
+    for told, fold, words in ((others, 2, "other classes"), (dataset, 1, "not fold 1"), (fewer, 2, "as it was then")):
         with pytest.raises(ValueError, match=words):
-            prune.check_source(large, wide.runs / "mel", labels, fold)
+            prune.check_source(large, wide.runs / "mel", told, fold)
+    prune.check_source(large, wide.runs / "mel", dataset, 2)
 
 
 def test_pruning_goes_with_no_search():

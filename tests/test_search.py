@@ -226,16 +226,30 @@ def test_without_optuna_there_is_no_search(monkeypatch):
 
 
 def test_identity_of_commands_names_what_they_ask_for():
-    keys = ["budget_bytes", "data", "teachers", "fold", "epochs", "qat_epochs", "seed", "quantization", "recipe"]
+    keys = [
+        "budget_bytes",
+        "data",
+        "clips",
+        "teachers",
+        "fold",
+        "epochs",
+        "qat_epochs",
+        "seed",
+        "quantization",
+        "recipe",
+    ]
     keys.append("certainty")
     absolute = cnn7.arguments(["--budget", "128kb", "--absolute-level"])
-    assert list(cnn7.identity(absolute)) == keys
+    assert list(cnn7.identity(absolute, [])) == keys
     keys.append("quietest_db")
-    assert list(cnn7.identity(cnn7.arguments(["--budget", "128kb"]))) == keys
+    assert list(cnn7.identity(cnn7.arguments(["--budget", "128kb"]), [])) == keys
     searched = cnn7.arguments(["--budget", "128kb", "--search", "2", "--ram", "256kb"])
-    assert list(cnn7.identity(searched)) == [*keys, "search", "search_epochs", "ram"]
+    assert list(cnn7.identity(searched, [])) == [*keys, "search", "search_epochs", "ram"]
     pruned = cnn7.arguments(["--budget", "128kb", "--prune-from", "runs/wide"])
-    assert list(cnn7.identity(pruned)) == [*keys[:-1], "prune_from"]
+    assert list(cnn7.identity(pruned, [])) == [*keys[:-1], "prune_from"]
+    taught = cnn7.arguments(["--budget", "128kb", "--taught-by", "1mb"])
+    taught.teacher = []  # trained later
+    assert list(cnn7.identity(taught, [])) == [*keys[:-1], "taught_by", "quietest_db"]
 
 
 def test_from_search_to_bundle(sounds, cache, tmp_path, monkeypatch, capsys):

@@ -53,6 +53,9 @@ def test_rules_of_the_command_line(small_bundle):
         ("--stdin", "--duty", "9/3"),
         ("--stdin", "--view", "--jsonl"),
         ("--stdin", "--nice", "-1"),
+        ("--stdin", "--calibrate", "10", "--jsonl"),
+        ("--stdin", "--calibrate", "10", "--clips", "sounds"),
+        ("--stdin", "--events", "heard", "--csv", "./heard"),
     ],
 )
 def test_arguments_that_say_nothing_are_refused(args, capsys):
@@ -74,13 +77,23 @@ def test_a_short_recording_makes_events_and_heeds_the_gain(small_bundle, tmp_pat
     assert json.loads(quiet[0])["scores"] != json.loads(lines[0])["scores"]
 
 
-def test_one_bad_file_does_not_end_a_folder(small_bundle, tmp_path, capsys):
-    write_wav(tmp_path / "a.wav", noise(5))
-    (tmp_path / "b.wav").write_bytes(b"RIFF1234WAVEjunk")
-    write_wav(tmp_path / "c.wav", noise(5))
+@pytest.mark.parametrize("bad", [("b.wav",), ("a.wav",), ("a.wav", "b.wav"), ("b.wav", "c.wav")])
+def test_bad_files_do_not_end_a_folder(small_bundle, tmp_path, capsys, bad):
+    good = {"a.wav", "b.wav", "c.wav"} - set(bad)
+    for name in good:
+        write_wav(tmp_path / name, noise(5))
+    for name in bad:
+        (tmp_path / name).write_bytes(b"RIFF1234WAVEjunk")
     code, lines, said = heard(capsys, "--wav", tmp_path, "--bundle", small_bundle, "--jsonl")
-    assert code == 1 and "b.wav" in said
-    assert {json.loads(line)["file"] for line in lines} == {"a.wav", "c.wav"}
+    assert code == 1 and all(name in said for name in bad)
+    assert {json.loads(line)["file"] for line in lines} == good
+
+
+def test_a_folder_of_bad_files_is_an_error(small_bundle, tmp_path):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(audio.AudioError, match=r"b\.wav"):
+        stream.main(["--wav", str(tmp_path), "--bundle", str(small_bundle)])
 
 
 def test_events_end_where_the_sound_stops(small_bundle, tmp_path, capsys):

@@ -21,7 +21,7 @@ from runtime.frontend import MEL
 from runtime.patches import deltas, patches
 from tests.conftest import PROC, SR, children, is_alive, run, wait_until
 from train import augment, features, scores, teachers, trainer, waves
-from train.data import Clip, load_dataset
+from train.data import Clip, load_dataset, split
 from train.features import PatchShape
 from train.items import Grid, due, goals
 from train.loop import _follow, _optimizer, _set_lr, clip_log_probabilities, fit
@@ -133,31 +133,60 @@ def test_a_teacher_is_known_by_its_weights(sounds, cache, finished, tmp_path, ca
         taught_by(tmp_path / "nobody")
 
 
-def test_a_teacher_is_asked_once(sounds, cache, finished, tmp_path, capsys):
+def test_a_teacher_is_asked_once(sounds, cache, finished, tmp_path):
     """The product of two teachers, as they say it; kept beside the features, and made anew where it was damaged."""
-    clips, kept = load_dataset(sounds).clips[:3], tmp_path / "cache"
+    dataset, kept = load_dataset(sounds), tmp_path / "cache"
     teacher = load_run(finished[0])
+    fold = teacher.meta["data"]["fold"]
+    clips, _ = split(dataset, fold)
     said = clip_log_probabilities(teacher, features.features(clips, teacher.frontend, cache))
     with torch.no_grad():
         teacher.model.fc.bias += torch.tensor([1.0, -1.0])
     teacher.save(tmp_path / "other")
     other = clip_log_probabilities(teacher, features.features(clips, teacher.frontend, cache))
     product = np.exp((said + other) / 2)
+    product /= product.sum(1, keepdims=True)
+    paths = [finished[0], tmp_path / "other"]
 
-    def opinions(clips):
-        return np.exp(teachers.opinions([finished[0], tmp_path / "other"], teacher.labels, clips, 0, kept))
+    def opinions():
+        return np.exp(teachers.opinions(paths, dataset, fold, kept))
 
-    assert opinions(clips) == pytest.approx(product / product.sum(1, keepdims=True), abs=1e-5)
+    assert opinions() == pytest.approx(product, abs=1e-5)
     files = list(kept.glob("*.opinion.npy"))
     assert len(files) == 2
     for path in files:
-        np.save(path, np.log(np.full((3, 2), 0.5)))
-    assert opinions(clips) == pytest.approx(0.5)  # nobody was asked
-    assert opinions(clips[:2]) == pytest.approx(product[:2] / product[:2].sum(1, keepdims=True), abs=1e-5)
-    for path in files:
-        path.write_bytes(path.read_bytes()[:50])
-    assert opinions(clips) == pytest.approx(product / product.sum(1, keepdims=True), abs=1e-5)
-    assert teachers.opinions([], teacher.labels, clips, 0, kept) is None
+        np.save(path, np.log(np.full(product.shape, 0.5)))
+    assert opinions() == pytest.approx(0.5)  # nobody was asked
+    for damage in (lambda data: data[:50], lambda data: b"PK" + data[2:], lambda data: data[:20] + b"{" + data[21:]):
+        for path in files:
+            path.write_bytes(damage(path.read_bytes()))
+        assert opinions() == pytest.approx(product, abs=1e-5)
+    for other in (np.array(1.0), np.full(product.shape, np.nan), product[1:], product.astype(str)):
+        for path in files:
+            np.save(path, other)
+        assert opinions() == pytest.approx(product, abs=1e-5)
+    assert teachers.opinions([], dataset, fold, kept) is None
+
+
+def test_a_teacher_that_heard_other_clips_is_refused(sounds, finished, tmp_path):
+    """Another fold, or the same fold of other recordings: it could tell what is tested. Where nothing is, any will do."""
+    dataset = load_dataset(sounds)
+    fold = load_run(finished[0]).meta["data"]["fold"]
+    moved = dataclasses.replace(dataset.clips[0], fold=3 - dataset.clips[0].fold)
+    for told, held_out in (
+        (dataset, 3 - fold),
+        (dataclasses.replace(dataset, clips=dataset.clips[1:]), fold),
+        (dataclasses.replace(dataset, clips=(moved, *dataset.clips[1:])), fold),
+    ):
+        with pytest.raises(ValueError, match=f"held out fold {fold} of .* as it was then, not fold {held_out}"):
+            teachers.load_teachers([finished[0]], told, held_out)
+        assert teachers.load_teachers([finished[0]], told, 0)
+    shutil.copytree(finished[0], tmp_path / "run")
+    meta = json.loads((tmp_path / "run" / "meta.json").read_text())
+    for data in (None, "esc10", [1]):
+        (tmp_path / "run" / "meta.json").write_text(json.dumps({**meta, "data": data}))
+        with pytest.raises(ValueError, match="is damaged: data is"):
+            teachers.load_teachers([tmp_path / "run"], dataset, fold)
 
 
 def test_another_certainty_is_scored_and_not_trained(sounds, cache, finished, tmp_path):

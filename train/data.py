@@ -6,9 +6,11 @@ of recordings per class.
 
 import dataclasses
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,8 @@ __all__ = [
     "Clip",
     "DataError",
     "Dataset",
+    "check_heard",
+    "fingerprint",
     "inner_split",
     "load_dataset",
     "load_wave",
@@ -86,6 +90,29 @@ def split(dataset: Dataset, fold: int | None) -> tuple[list[Clip], list[Clip]]:
     if untaught := set(dataset.labels) - {clip.label for clip in train}:
         raise DataError(f"{dataset.name}: fold {fold} leaves no {min(untaught)} to train on: record more of it")
     return train, test
+
+
+def fingerprint(clips: Sequence[Clip]) -> str:
+    """What tells these clips, their classes and folds from others; of copies in another coding it is the same."""
+    told = sorted(json.dumps([clip.path.stem, clip.label, clip.fold]) for clip in clips)
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def check_heard(facts: Any, dataset: Dataset, fold: int | None, who: object) -> None:
+    """Raises DataError where a net has heard other clips than this fold leaves to train on: it may know what is tested.
+
+    facts: "data" of its run or of a bundle's provenance, as train.trainer writes it; those of before name no clips.
+    Fold None or 0 tests nothing: any net will do.
+    """
+    if not fold:
+        return
+    facts = facts if isinstance(facts, dict) else {}
+    own = fingerprint(split(dataset, fold)[0])
+    if facts.get("fold") != fold or facts.get("clips", own) != own:
+        raise DataError(
+            f"{who} held out fold {facts.get('fold') or 0} of {facts.get('name')} as it was then, not fold {fold} of "
+            f"{dataset.name} as it is: train it anew with the same --data and --fold"
+        )
 
 
 def inner_split(clips: Sequence[Clip], part: int, n_parts: int = 4, seed: int = 0) -> tuple[list[Clip], list[Clip]]:

@@ -65,19 +65,25 @@ def _keep(recording, frontend, path):
 
 
 def _kept(recording, frontend, path):
-    static = load_array(path)
+    static = load_array(path, (frontend.n_bands, None))
     if static is None:
         _keep(recording, frontend, path)
         static = np.load(path, allow_pickle=False)
     return static
 
 
-def load_array(path):
-    """An array kept on disk; None where there is none, or a damaged one."""
+def load_array(path, shape):
+    """An array of numbers kept on disk; None where there is none, or not of this shape.
+
+    shape: None stands for any length.
+    """
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        array = np.load(path, allow_pickle=False)
+    except Exception:  # whatever the damage makes numpy's reader of headers, or zipfile, raise
         return None
+    fits = isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim == len(shape)
+    fits = fits and all(want in (None, has) for want, has in zip(shape, array.shape))
+    return array if fits and np.isfinite(array).all() else None
 
 
 def key(path, frontend):

@@ -33,12 +33,15 @@ class Run:
         """(n, planes, frames, bands) in dB -> the same, mean 0 and variance 1 per plane and band of the training set."""
         return (patches - self.mean[:, None]) / self.std[:, None]
 
-    def save(self, folder, weights="model.safetensors"):
+    def save_weights(self, folder, name="model.safetensors"):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"net.{key}": value.contiguous() for key, value in self.model.state_dict().items()}
         tensors |= {"normalise.mean": torch.from_numpy(self.mean), "normalise.std": torch.from_numpy(self.std)}
-        write_atomic(folder / weights, lambda path: save_file(tensors, path))
+        write_atomic(folder / name, lambda path: save_file(tensors, path))
+
+    def save(self, folder):
+        self.save_weights(folder)
         meta = {
             "model": self.name,
             "kwargs": self.model.kwargs,
@@ -47,7 +50,7 @@ class Run:
             "labels": list(self.labels),
             **self.meta,
         }
-        write_atomic(folder / "meta.json", lambda path: path.write_text(json.dumps(meta, indent=1) + "\n"))
+        write_atomic(Path(folder) / "meta.json", lambda path: path.write_text(json.dumps(meta, indent=1) + "\n"))
 
 
 def load_run(folder, weights="model.safetensors"):
@@ -62,6 +65,8 @@ def load_run(folder, weights="model.safetensors"):
         name, kwargs = meta.pop("model"), meta.pop("kwargs")
         frontend, patch = frontend_from_json(meta.pop("frontend")), PatchShape(**meta.pop("patch"))
         labels = tuple(meta.pop("labels"))
+        if not isinstance(meta.get("data", {}), dict):
+            raise ValueError(f"data is {meta['data']!r}")
         model = MODELS[name](**kwargs)
         tensors = load_file(weights_path)
         model.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})

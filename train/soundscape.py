@@ -196,6 +196,8 @@ def main(argv=None):
     pieces = soundscape(clips, args.minutes, args.seed, args.noise, args.noise_db, args.snr)
     labels = write(args.out, pieces, args.minutes * 60)
     if not labels:
+        args.out.unlink()
+        labels_path(args.out).unlink()
         raise DataError(f"--minutes {args.minutes:g}: no sound fits between the pauses, choose 1 or more")
     n_classes = len({label.event_label for label in labels})
     print(f"{args.out}: {args.minutes:g} min, {len(labels)} sounds of {n_classes} classes; {labels_path(args.out)}")

@@ -8,25 +8,24 @@ from pathlib import Path
 import numpy as np
 from scipy.special import log_softmax
 
+from train.data import check_heard, split
 from train.features import CACHE, features, key, load_array, save_array
 from train.loop import clip_log_probabilities
 from train.run import load_run, weights_digest
 from train.workers import counted
 
 
-def load_teachers(paths, labels, fold):
+def load_teachers(paths, dataset, fold):
     """-> the trained Runs in these folders, of any spectrogram. fold: what their student holds out, None or 0: nothing.
 
-    Raises ValueError for one of other classes, or that did not hold this fold out: it would tell what is tested.
+    Raises ValueError for one of other classes, or that heard other clips than its student will.
     """
     teachers = [load_run(path) for path in paths]
     for path, teacher in zip(paths, teachers):
-        if teacher.labels != labels:
+        if teacher.labels != dataset.labels:
             known = ", ".join(teacher.labels)[:100]
             raise ValueError(f"teacher {path} knows other classes ({known}): train one on this data")
-        held_out = teacher.meta.get("data", {}).get("fold") or 0
-        if fold and held_out != fold:
-            raise ValueError(f"teacher {path} held out fold {held_out}, not {fold}: train it with the same --fold")
+        check_heard(teacher.meta.get("data"), dataset, fold, f"teacher {path}")
     return teachers
 
 
@@ -43,11 +42,14 @@ def described(path):
     }
 
 
-def opinions(paths, labels, clips, fold, cache=CACHE, starmap=itertools.starmap):
-    """-> (clips, classes): log of the product of what these Runs say of whole clips. None where there are none."""
+def opinions(paths, dataset, fold, cache=CACHE, starmap=itertools.starmap):
+    """-> (clips, classes): log of the product of what these Runs say of whole clips, those that `fold` leaves to train on.
+
+    None where there are no Runs. Raises ValueError as load_teachers does.
+    """
     if not paths:
         return None
-    teachers = load_teachers(paths, labels, fold)
+    teachers, (clips, _) = load_teachers(paths, dataset, fold), split(dataset, fold)
     said = [_opinion(path, teacher, clips, Path(cache), starmap) for path, teacher in zip(paths, teachers)]
     return log_softmax(np.mean(said, axis=0), axis=1)
 
@@ -57,7 +59,7 @@ def _opinion(path, teacher, clips, cache, starmap):
     asked = [key(clip.path, teacher.frontend) for clip in clips]
     text = json.dumps([weights_digest(path), teacher.patch.to_json(), asked])
     kept = cache / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.opinion.npy"
-    log_p = load_array(kept)
+    log_p = load_array(kept, (len(clips), len(teacher.labels)))
     if log_p is None:
         statics = counted(features(clips, teacher.frontend, cache, starmap), len(clips), f"{path} teaches, clip")
         log_p = np.concatenate([clip_log_probabilities(teacher, [static]) for static in statics])

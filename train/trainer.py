@@ -11,7 +11,7 @@ import torch
 
 from runtime.files import write_atomic
 from train import scores, waves
-from train.data import load_dataset, split
+from train.data import fingerprint, load_dataset, split
 from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
@@ -47,7 +47,7 @@ def train(
     def evaluate(history):
         accuracy = scores.score(clip_log_probabilities(run, test_statics), test_clips, dataset.labels)["accuracy"]
         if writes and accuracy > max((row.get("accuracy", -1.0) for row in history), default=-1.0):
-            run.save(folder, "best.safetensors")
+            run.save_weights(folder, "best.safetensors")
         return accuracy
 
     def varied(which):
@@ -57,7 +57,7 @@ def train(
     writes = fabric is None or fabric.is_global_zero
     history = fit(
         run, train_statics, targets, recipe, folder, say=say, identity=[*identity, [weights_digest(t) for t in teachers]],
-        opinions=opinions(teachers, dataset.labels, train_clips, fold, cache, starmap),
+        opinions=opinions(teachers, dataset, fold, cache, starmap),
         evaluate=evaluate if test_clips else None,
         varied=varied, noises=lambda: made_noises(frontend, recipe, len(train_clips), starmap), fabric=fabric,
     )  # fmt: skip
@@ -67,7 +67,13 @@ def train(
     run.meta |= {
         "scores": {"last": scores.score(log_p, test_clips, dataset.labels)} if test_clips else {},
         "history": history,
-        "data": {"name": dataset.name, "fold": fold, "n_train": len(train_clips), "n_test": len(test_clips)},
+        "data": {
+            "name": dataset.name,
+            "fold": fold,
+            "n_train": len(train_clips),
+            "n_test": len(test_clips),
+            "clips": fingerprint(train_clips),
+        },
         "recipe": recipe.to_json(),
         "teachers": [described(t) for t in teachers],
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0], "numpy": version("numpy")},
