@@ -194,6 +194,22 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
         assert not cnn7.is_finished(command, clips)
 
 
+def test_folds_that_cannot_all_be_trained_are_refused_before_the_first(sounds, tmp_path):
+    """Four recordings of a class leave a fold of five empty; a teacher is missing in the second fold."""
+    from compress import folds
+
+    for name in ("hum", "pulses"):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for i in range(4):
+            soundfile.write(tmp_path / "few" / name / f"{i}.wav", noise(1, seed=i), SR)
+    args = ["--budget", "48kb", "--runs", str(tmp_path / "runs")]
+    with pytest.raises(ValueError, match="fold 5 tests nothing: record at least five sounds of each class"):
+        folds.main([*args, "--data", str(tmp_path / "few")])
+    with pytest.raises(ValueError, match="is not a finished training run"):
+        folds.main([*args, "--data", str(sounds), "--teachers", str(tmp_path / "nobody")])
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     "budget, sentence",
     [("1kb", "the smallest three nets take"), ("lots", "'lots' is not a size"), ("0", "'0' is 0 bytes")],

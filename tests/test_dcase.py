@@ -9,7 +9,7 @@ import soundfile
 from compress import dcase, deployed
 from runtime.bundle import Bundle
 from tests.conftest import SR, noise
-from train.data import DataError, load_dataset, split
+from train.data import DataError, fingerprint, load_dataset, split
 from train.responses import device, through
 
 TRAINED, ALL = ("a", "b", "c", "s1", "s2", "s3"), ("a", "b", "c", "s1", "s2", "s3", "s4", "s5", "s6")
@@ -174,6 +174,13 @@ def test_what_is_not_held_out_is_not_scored(tau_2020, small_bundle, sounds):
     assert deployed.held_out_fold(bundle, dataset, 1) == 1 and not deployed.is_held_out(bundle, dataset, 1)
     bundle.provenance = {"runs": {"mel": {"data": {"name": NAME_2020, "fold": 1}}}}
     assert deployed.held_out_fold(bundle, dataset) == 1 and deployed.is_held_out(bundle, dataset, 1)
+    facts = bundle.provenance["runs"]["mel"]["data"]
+    facts["clips"] = fingerprint(split(dataset, 1)[0])
+    assert deployed.held_out_fold(bundle, dataset) == 1
+    facts["clips"] = fingerprint(split(dataset, 1)[0][1:])  # recordings came since: one may stand in another fold now
+    with pytest.raises(DataError, match=r"held out fold 1 of TAU.* as it was then, not fold 1 of TAU.* as it is"):
+        deployed.held_out_fold(bundle, dataset)
+    assert not deployed.is_held_out(bundle, dataset, 1) and deployed.held_out_fold(bundle, dataset, 1) == 1
     with pytest.raises(DataError, match=r"knows bark.*; sounds holds hum, pulses"):
         deployed.test_clips(bundle, load_dataset(sounds), 1)
 
