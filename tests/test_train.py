@@ -211,6 +211,27 @@ def test_another_certainty_is_scored_and_not_trained(sounds, cache, finished, tm
     assert np.abs(weighed - alike).max() > 1e-3
 
 
+def test_a_training_stopped_in_a_used_folder_leaves_the_older_net_whole(sounds, cache, finished, tmp_path):
+    """Its settings and its weights belong together, or it would be exported as what it is not."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    before = load_run(finished[0])
+    kwargs = {name: value for name, value in before.model.kwargs.items() if name != "n_classes"}
+    recipe = dataclasses.replace(Recipe(**before.meta["recipe"]), seed=7)
+
+    def stop(line):
+        if line.startswith("epoch 3/"):  # the best epoch so far has been kept by then
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(
+            "cnn7", kwargs, before.frontend, before.patch, sounds, 1, recipe, tmp_path / "run", cache=cache, say=stop
+        )
+    best = (tmp_path / "run" / "best.safetensors").read_bytes()
+    assert best != (finished[0] / "best.safetensors").read_bytes()
+    for name in ("meta.json", "model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
 def test_damaged_runs_are_refused_by_name(finished, tmp_path):
     out, _ = finished
     with pytest.raises(ValueError, match=r"meta\.json is missing"):
