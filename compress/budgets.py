@@ -39,6 +39,7 @@ def _call(args, budget):
     """What to call compress.folds with."""
     same = ["--data", str(args.data), "--epochs", str(args.epochs), "--qat-epochs", str(args.qat_epochs)]
     same += ["--seed", str(args.seed), "--cache", str(args.cache)]
+    same += ["--teachers", str(args.teachers)] if args.teachers else []
     return ["--budget", str(budget), *same, "--runs", str(args.runs / _name(budget))]
 
 
@@ -62,6 +63,7 @@ def _row(budget, call, fold_numbers):
         "epochs": call.epochs,
         "qat_epochs": call.qat_epochs,
         "seed": call.seed,
+        "taught": call.teachers is not None,
         "interval_95": [low, high],
         "scores": scored,
     }
@@ -82,8 +84,9 @@ def text(rows):
         ])  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*table)]
     n, epochs = rows[0]["scores"]["PROD"]["tflite"]["n"], rows[0]["epochs"]
+    taught = ", taught" if rows[0]["taught"] else ""
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in table]
-    return "\n".join([f"every fold held out once, {n} clips, {epochs} epochs, int8 unless said", *lines])
+    return "\n".join([f"every fold held out once, {n} clips, {epochs} epochs{taught}, int8 unless said", *lines])
 
 
 def png(rows):
@@ -120,6 +123,12 @@ def _arguments(argv):
     parser.add_argument("--data", type=Path, default=RECORDINGS, help="recordings (default: those that ship)")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--qat-epochs", type=int, default=0, help="as of compress.cnn7 (default 0)")
+    parser.add_argument(
+        "--teachers",
+        type=Path,
+        metavar="RUNS",
+        help="as of compress.folds: larger nets that teach those of every budget",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     parser.add_argument("--runs", type=Path, default=Path("runs/budgets"), help="where trainings and bundles are kept")

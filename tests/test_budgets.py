@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -26,8 +27,8 @@ def finished(tmp_path):
     return tmp_path
 
 
-def row(finished):
-    args = budgets._arguments(["--budgets", "32kb", "--runs", str(finished), "--epochs", "3"])
+def row(finished, *more):
+    args = budgets._arguments(["--budgets", "32kb", "--runs", str(finished), "--epochs", "3", *more])
     return budgets._row(32 * 1024, folds.arguments(budgets._call(args, 32 * 1024)), (1, 2))
 
 
@@ -39,6 +40,13 @@ def test_a_row_is_what_the_folds_have_left(finished):
     line = budgets.text([found]).splitlines()[-1]
     for cell in ("32kb", "30,150", "4/8/16/16/28/32", "70.0%", "75.0%", "70.0% to 79.4%"):
         assert cell in line
+
+
+def test_a_table_says_that_its_nets_were_taught(finished):
+    call = budgets._call(budgets._arguments(["--budgets", "32kb", "--teachers", "runs/full"]), 32 * 1024)
+    assert folds.arguments(call).teachers == Path("runs/full")
+    heads = [budgets.text([row(finished, *more)]).splitlines()[0] for more in ((), ("--teachers", "runs/full"))]
+    assert [head.split(", ")[3] for head in heads] == ["int8 unless said", "taught"]
 
 
 def test_the_picture_is_one(finished):
