@@ -65,6 +65,8 @@ def arguments(argv):
     args = parser.parse_args(argv)
     args.runs = args.runs or Path("runs") / args.out.name
     _check(args)
+    if args.noise_share is None:
+        args.noise_share = NOISE_SHARE
     own = {(args.runs / name).resolve() for name in PRESETS}
     for source in [*args.teacher, *(args.prune_from / name for name in PRESETS if args.prune_from)]:
         if source.resolve() in own:
@@ -80,8 +82,8 @@ def _training_options(parser):
     parser.add_argument(
         "--noise-share",
         type=float,
-        default=NOISE_SHARE,
-        help="made room noises beside each recording, of no class; 0 where a class is noise itself (default %(default)s)",
+        help="made room noises beside each recording, of no class; 0 where a class is noise itself "
+        f"(default {NOISE_SHARE:g})",
     )
     parser.add_argument(
         "--absolute-level",
@@ -121,6 +123,8 @@ def _check(args):
         raise ValueError("--shapes takes no --search and no --prune-from: it says the shapes")
     if args.no_augmentation and (args.prune_from or args.search is not None):
         raise ValueError("--no-augmentation takes no --search and no --prune-from: those have recipes of their own")
+    if args.no_augmentation and args.noise_share is not None:
+        raise ValueError("--no-augmentation takes no --noise-share: it hears the recordings alone")
     if args.absolute_level and (args.shapes or args.prune_from or args.search is not None):
         raise ValueError("--absolute-level takes no --search, --shapes or --prune-from: these say what is heard")
     if args.prune_from and (args.teacher or args.search is not None):

@@ -1,6 +1,7 @@
 """How every command ends: one line for what the user can mend, 130 on Ctrl-C, in silence when its reader has gone."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -12,12 +13,14 @@ INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 def run(main: Callable[[], Any], stopped: str = "stopped") -> NoReturn:
     """Call main and exit with what it returns (None: 0), or 1 after one line on stderr. For `__main__` blocks.
 
-    stopped: what to say on Ctrl-C. A reader that closes the pipe, such as `head`, has what it wanted: that is no error.
+    stopped: what to say on Ctrl-C, and on SIGTERM, by which service managers and batch systems stop. A reader that closes
+    the pipe, such as `head`, has what it wanted: that is no error.
     """
     code: int | None
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us: a file opened next would take its number
             setattr(sys, name, open(os.devnull, "w"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or nothing would clean up behind it
     try:
         try:
             code = main()

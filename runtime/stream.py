@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import datetime
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -174,7 +173,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.nice:
         os.nice(args.nice)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped as Ctrl-C stops a person's
     voice = _Voice()
     paths: list[Path | None] = [*audio.recordings(args.wav)] if args.wav else [None]
     n_paths = len(paths)

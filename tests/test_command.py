@@ -25,7 +25,8 @@ def ends(body):
 def test_what_ends_how():
     assert ends("print('done')") == (0, "done\n", "")
     assert ends("return 7") == (7, "", "")
-    assert ends("os.kill(os.getpid(), signal.SIGINT)") == (130, "", "\nstopped\n")
+    for how in ("SIGINT", "SIGTERM"):
+        assert ends(f"os.kill(os.getpid(), signal.{how})") == (130, "", "\nstopped\n")
     assert ends("raise ValueError('two\\n lines')") == (1, "", "error: two lines\n")
     assert ends("raise OSError()") == (1, "", "error: OSError\n")
     code, _, said = ends("return 1 / 0")  # a bug of ours keeps its traceback

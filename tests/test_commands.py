@@ -161,7 +161,7 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     assert (command.qat_epochs, command.out.name) == (2, "bundle-qat")
     assert not command.no_augmentation and not command.teacher
     assert cnn7.identity(command, clips)["recipe"]["noise_share"] == 0.1
-    vars(args).update(no_augmentation=True, absolute_level=True, teachers=tmp_path / "wide")
+    vars(args).update(no_augmentation=True, noise_share=None, absolute_level=True, teachers=tmp_path / "wide")
     for name in ("mel", "gam", "cqt"):
         (tmp_path / "wide" / "fold3" / name).mkdir(parents=True)
         (tmp_path / "wide" / "fold3" / name / "model.safetensors").write_bytes(b"")
@@ -260,6 +260,7 @@ def test_taught_by_larger_nets_of_its_own(sounds, cache, tmp_path):
         (["--fold", "1", "--taught-by", "16kb"], "is no more than --budget 24kb"),
         (["--fold", "2", *named], "held out fold 1 of .* as it was then, not fold 2 of .*: train it anew"),
         (["--fold", "1", "--teacher", str(tmp_path / "runs" / "mel")], "would be overwritten"),
+        (["--fold", "1", "--no-augmentation"], "--no-augmentation takes no --noise-share"),
         (["--fold", "1", "--qat-epochs", "-3"], "epochs -3: choose 1"),
         (["--fold", "1", "--out", str(tmp_path / "b" / "mel.onnx" / "c")], r"mel\.onnx is no folder"),
     ):

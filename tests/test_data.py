@@ -288,6 +288,15 @@ def test_folders_that_are_no_data_set(tmp_path):
             load_dataset(tmp_path / name)
 
 
+@pytest.mark.parametrize("label", ["two\nlines", "\x1b[2J", "x" * 201])
+def test_classes_that_no_bundle_could_name(tmp_path, label):
+    """Known before anything is trained, not when the bundle is made."""
+    touch(tmp_path / "dog" / "a.wav")
+    touch(tmp_path / label / "b.wav")
+    with pytest.raises(DataError, match="is not 1 to 200 printable characters: rename it"):
+        load_dataset(tmp_path)
+
+
 BAD_TAU = {
     "other label": (dict(fold1_train="filename\tscene_label\naudio/bus-lyon-1001-40001-s1.wav\ttram"), "'tram' here"),
     "not in meta": (

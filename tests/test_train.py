@@ -588,6 +588,8 @@ def test_spectrogram_pictures(sounds, small_bundle, tmp_path):
     result = run("train.spectrograms", *clips, "--plot", picture, "--bundle", small_bundle)
     assert result.returncode == 0, result.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
+    both = run("train.spectrograms", *clips, "--plot", picture, "--bundle", small_bundle, "--frontend", "mel")
+    assert both.returncode == 1 and "--bundle takes no --frontend" in both.stderr
     short = run("train.spectrograms", clips[0], "--plot", tmp_path / "no.png", "--bundle", small_bundle)
     assert short.returncode == 1 and "too short for a decision" in short.stderr and not (tmp_path / "no.png").exists()
 

@@ -207,6 +207,10 @@ def main(argv=None):
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed}: choose 0 or more")
     responses = made(args.n, args.seed, args.sr)
+    there = args.out.iterdir() if args.out.is_dir() else ()
+    others = sorted(path.name for path in there if path.suffix.lower() in audio.SUFFIXES and path.stem not in responses)
+    if others:
+        raise ValueError(f"{args.out} holds {others[0]}, which would be read as one of these: choose a new folder")
     write(args.out, responses, args.sr)
     plot(args.out / "magnitudes.png", responses, args.sr)
     print(f"made {len(responses)} responses at {args.sr} Hz and magnitudes.png in {args.out}")

@@ -131,6 +131,8 @@ def main(argv=None):
     parser.add_argument("--bundle", type=Path, help="draw this bundle's spectrograms and its decisions")
     args = parser.parse_args(argv)
     if args.bundle:
+        if args.frontend or args.hop_length is not None:
+            raise ValueError("--bundle takes no --frontend and no --hop-length: it draws what the bundle hears")
         bundle = Bundle.load(args.bundle)
         frontends = _heard_by(bundle)
     else:
