@@ -1,6 +1,7 @@
 """Accuracy against the budget.  python -m compress.budgets --budgets 32kb 64kb 128kb 256kb --data PATH --runs FOLDER
 
-Every budget's three nets, every fold held out once (compress.folds): a table, JSON and a picture. What is done is kept.
+Every budget's three nets, every fold held out once: a table, JSON and a picture. What is done is kept. Other options are
+those of compress.folds: --epochs, --seed, --teachers RUNS, --noise-share, ...
 """
 
 import argparse
@@ -9,20 +10,19 @@ import json
 from pathlib import Path
 
 from compress import folds
-from compress.recipe import EPOCHS
-from compress.search import largest_fitting
+from compress.shapes import largest_fitting
 from compress.size import parse_bytes
 from devices.trained import wilson
 from runtime import command
 from runtime.files import read_json, write_atomic
 from train.data import RECORDINGS, load_dataset
-from train.features import CACHE
 
 
 def main(argv=None):
     args = _arguments(argv)
     dataset = load_dataset(args.data)
-    for budget in args.budgets:  # one that nothing fits ends it here
+    for budget in args.budgets:  # an option that is none, or a budget that nothing fits, ends it here
+        folds.arguments(_call(args, budget))
         largest_fitting(budget, len(dataset.labels))
     rows = []
     for budget in args.budgets:
@@ -37,10 +37,7 @@ def main(argv=None):
 
 def _call(args, budget):
     """What to call compress.folds with."""
-    same = ["--data", str(args.data), "--epochs", str(args.epochs), "--qat-epochs", str(args.qat_epochs)]
-    same += ["--seed", str(args.seed), "--cache", str(args.cache)]
-    same += ["--teachers", str(args.teachers)] if args.teachers else []
-    return ["--budget", str(budget), *same, "--runs", str(args.runs / _name(budget))]
+    return [*args.rest, "--budget", str(budget), "--data", str(args.data), "--runs", str(args.runs / _name(budget))]
 
 
 def _name(budget):
@@ -71,7 +68,19 @@ def _row(budget, call, fold_numbers):
 
 def text(rows):
     """Rows of `_row` -> a table; accuracies of the int8 TFLite files."""
-    head = ["budget", "tflite B", "onnx B", "widths", "mel", "gam", "cqt", "PROD", "95 %", "log loss", "PROD float"]
+    head = [
+        "budget",
+        "tflite B",
+        "onnx B",
+        "widths",
+        "mel",
+        "gam",
+        "cqt",
+        "PROD",
+        "Wilson 95 %",
+        "log loss",
+        "PROD float",
+    ]
     table = [head]
     for row in rows:
         of = {net: columns["tflite"] for net, columns in row["scores"].items()}
@@ -101,7 +110,7 @@ def png(rows):
     prod = [100 * row["scores"]["PROD"]["tflite"]["accuracy"] for row in rows]
     low, high = zip(*(row["interval_95"] for row in rows))
     spread = [[p - 100 * a for p, a in zip(prod, low)], [100 * b - p for p, b in zip(prod, high)]]
-    ax.errorbar(kb, prod, yerr=spread, fmt="o-", color="black", capsize=4, label="PROD of the three, 95 %")
+    ax.errorbar(kb, prod, yerr=spread, fmt="o-", color="black", capsize=4, label="PROD of the three, Wilson 95 %")
     ax.set_xscale("log", base=2)
     ax.set_xticks(kb, [f"{n:.0f}" for n in kb])
     ax.minorticks_off()
@@ -116,23 +125,21 @@ def png(rows):
 
 
 def _arguments(argv):
-    parser = argparse.ArgumentParser(prog="python -m compress.budgets", description=__doc__.split("  ")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.budgets", allow_abbrev=False,
+        description="Accuracy against the budget. Other options are those of compress.folds, which trains: see there.",
+    )  # fmt: skip
     parser.add_argument(
         "--budgets", nargs="+", required=True, metavar="BYTES", help="for the three files of one format: 32kb 64kb ..."
     )
     parser.add_argument("--data", type=Path, default=RECORDINGS, help="recordings (default: those that ship)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--qat-epochs", type=int, default=0, help="as of compress.cnn7 (default 0)")
     parser.add_argument(
-        "--teachers",
+        "--runs",
         type=Path,
-        metavar="RUNS",
-        help="as of compress.folds: larger nets that teach those of every budget",
+        default=Path("runs/budgets"),
+        help="where trainings and bundles are kept (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
-    parser.add_argument("--runs", type=Path, default=Path("runs/budgets"), help="where trainings and bundles are kept")
-    args = parser.parse_args(argv)
+    args, args.rest = parser.parse_known_args(argv)
     args.budgets = sorted({parse_bytes(budget) for budget in args.budgets})
     return args
 

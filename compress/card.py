@@ -15,6 +15,7 @@ import numpy as np
 from compress import deployed
 from compress.card_facts import data_section, runs_of, size_section, table, training_section
 from devices.trained import wilson
+from export.rules import fold_folders
 from runtime import command, engine
 from runtime.bundle import Bundle
 from runtime.files import read_json, write_text
@@ -111,10 +112,7 @@ def limits_section(bundle, dataset, seeds, levels):
 def card(bundle, data, dataset, folders, cache, levels=None):
     """-> the whole card. folders: those that compress.folds made, one for each seed."""
     seeds = {
-        runs.name: deployed.of_folds(
-            {fold: runs / f"fold{fold}" / "bundle" for fold in dataset.folds}, bundle, dataset, cache
-        )
-        for runs in folders
+        runs.name: deployed.of_folds(fold_folders(runs, dataset.folds), bundle, dataset, cache) for runs in folders
     }
     first = {folder.name: folder / f"fold{dataset.folds[0]}" / "bundle" for folder in folders}
     nets = ", ".join(f"{member.name} ({member.frontend.kind})" for member in bundle.members)

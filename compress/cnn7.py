@@ -16,7 +16,7 @@ from compress import pareto, prune, qat
 from compress.deployed import fused
 from compress.options import TEACHERS, arguments
 from compress.recipe import recipe
-from compress.search import CERTAINTY, N_MEMBERS, QUIETEST_DB, Limits, Shape, heard_by, largest_fitting
+from compress.shapes import CERTAINTY, N_MEMBERS, QUIETEST_DB, Limits, Shape, heard_by, largest_fitting
 from compress.size import fits, parse_bytes
 from compress.workers import side_by_side
 from export.__main__ import calibration_patches, export
@@ -181,6 +181,8 @@ def evaluation_text(table, n_clips):
 
 def check(args, dataset):
     """Raises ValueError for what would otherwise end this call after hours of training, or spoil what is there."""
+    if len(dataset.labels) < 2:
+        raise ValueError(f"{args.data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
     check_target(args.out)
     if not args.taught_by:
         load_teachers(args.teacher, dataset, args.fold)
@@ -238,12 +240,9 @@ def is_finished(args, clips):
         return False  # damaged: all of it is made anew
 
 
-def main(argv=None):
-    args = arguments(argv)
+def make(args, dataset):
+    """The whole way to a bundle at --out, and to its scores where a fold is held out."""
     budget_bytes = parse_bytes(args.budget)
-    dataset = load_dataset(args.data)
-    if args.fold is None:
-        args.fold = dataset.folds[-1]
     _, test_clips = split(dataset, args.fold)
     check(args, dataset)
     finished_path(args).unlink(missing_ok=True)
@@ -260,7 +259,6 @@ def main(argv=None):
     bundle = export(deployed, args.out, args.data, args.fold, cache=args.cache)
     sizes = {fmt: [member.files[fmt]["bytes"] for member in bundle.members] for fmt in ("tflite", "onnx")}
     assert all(fits(s, budget_bytes) for s in sizes.values()), f"{sizes} do not fit {budget_bytes}: raise SLACK_BYTES"
-    print("\n" + (args.out / "report.md").read_text())
     if test_clips:
         table = evaluate(args.out, runs, test_clips, dataset.labels, args.cache)
         write_atomic(evaluation_path(args), lambda path: path.write_text(json.dumps(table, indent=1)))
@@ -269,12 +267,19 @@ def main(argv=None):
             lambda path: path.write_text(json.dumps(identity(args, dataset.clips), indent=1) + "\n"),
         )
         print(evaluation_text(table, len(test_clips)))
+    weighed = ", ".join(f"{sum(s):,} bytes of {fmt}" for fmt, s in sizes.items())
+    print(f"made {args.out}: {weighed} in {budget_bytes:,}", flush=True)
+
+
+def main(argv=None):
+    args = arguments(argv)
+    dataset = load_dataset(args.data)
+    if args.fold is None:
+        args.fold = dataset.folds[-1]
+    _, test_clips = split(dataset, args.fold)
+    make(args, dataset)
+    print("\n" + (args.out / "report.md").read_text())
     example = (test_clips or dataset.clips)[0].path
-    print(
-        f"\nmade {args.out}: "
-        + ", ".join(f"{sum(s):,} bytes of {fmt}" for fmt, s in sizes.items())
-        + f" in {budget_bytes:,}"
-    )
     stream = f"python -m runtime.stream --bundle {args.out}"
     print(f"next: {stream} --wav {example}\n  or: {stream} --mic")
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from compress import deployed
 from compress.written import write_table
+from export.rules import fold_folders
 from runtime import command, engine
 from runtime.bundle import Bundle
 from train import fuse
@@ -151,7 +152,7 @@ def main(argv=None):
     dataset = load_dataset(args.data)
     rows = {}
     for name, runs, bundle in args.rows:
-        rows.setdefault(name, []).append({fold: runs / f"fold{fold}" / bundle for fold in dataset.folds})
+        rows.setdefault(name, []).append(fold_folders(runs, dataset.folds, bundle))
     table = compare(rows, dataset, engine.choose(args.engine), args.cache)
     print(f"\n{text(table)}")
     write_table(args.out, text(table), table, plot)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from compress.recipe import plain_recipe
-from compress.search import costs
+from compress.shapes import costs
 from compress.trials import DONE, shape_of
 from train import scores
 from train.data import inner_split

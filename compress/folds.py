@@ -57,7 +57,7 @@ def main(argv=None):
     print("clips that int8 gains or loses: " + ", ".join(f"{name} {clips:+d}" for name, clips in gained.items()))
     low, high = wilson(rows["PROD"]["tflite"]["accuracy"], n)
     by_fold = ", ".join(f"{table['PROD']['tflite']['accuracy']:.1%}" for table in tables)
-    print(f"PROD, TFLite: {by_fold} by fold; 95 % interval {low:.1%} to {high:.1%}")
+    print(f"PROD, TFLite: {by_fold} by fold; {low:.1%} to {high:.1%} if clips were independent (Wilson, 95 %)")
     print("per class: " + ", ".join(f"{k} {v:.0%}" for k, v in rows["PROD"]["tflite"]["per_class"].items()))
     write_atomic(table_path(args), lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
 
@@ -91,7 +91,7 @@ def _table(args, dataset, call):
     if cnn7.is_finished(fold, dataset.clips):
         print(f"fold {fold.fold} is done: {fold.out}", flush=True)
     else:
-        cnn7.main(call)
+        cnn7.make(fold, dataset)
     if args.score_on is None:
         return json.loads(cnn7.evaluation_path(fold).read_text())
     other = load_dataset(args.score_on)
@@ -108,7 +108,7 @@ def arguments(argv):
     parser.add_argument(
         "--score-on", type=Path, help="another copy of the same recordings, in another coding say, to score on instead"
     )
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training (default %(default)s)")
     parser.add_argument("--qat-epochs", type=int, default=0, help="as of compress.cnn7 (default 0)")
     parser.add_argument("--search", metavar="HOURS", help="as of compress.cnn7: a search in each fold's training clips")
     for option in ("--search-epochs", "--ram", "--macs", "--shapes", "--noise-share", "--taught-by"):
@@ -121,9 +121,14 @@ def arguments(argv):
     parser.add_argument(
         "--prune-from", type=Path, metavar="RUNS", help="--runs of a larger budget: prune each fold's nets"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
-    parser.add_argument("--runs", type=Path, default=Path("runs/folds"), help="where trainings and bundles are kept")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept (default %(default)s)")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/folds"),
+        help="where trainings and bundles are kept (default %(default)s)",
+    )
     return parser.parse_args(argv)
 
 

@@ -23,7 +23,7 @@ def arguments(argv):
         "--data",
         type=Path,
         default=RECORDINGS,
-        help="ESC-50, TAU or folder-per-class (default: the shipped recordings)",
+        help="a folder of recordings per class, ESC-50, TAU or another known layout (default: those that ship)",
     )
     parser.add_argument(
         "--fold", type=int, help="fold to hold out and score on; 0: train on everything (default: the last one)"
@@ -50,8 +50,8 @@ def arguments(argv):
             "the search", "a shape per spectrogram by its log loss on training clips; needs the extra 'search'"
         )
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept (default %(default)s)")
     parser.add_argument(
         "--workers",
         type=int,
@@ -77,7 +77,7 @@ def arguments(argv):
 
 
 def _training_options(parser):
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training (default %(default)s)")
     parser.add_argument("--no-augmentation", action="store_true", help="recordings as they are, to see what it buys")
     parser.add_argument(
         "--noise-share",
@@ -119,11 +119,13 @@ def _check(args):
         raise ValueError("--taught-by takes no --teacher and no --prune-from: it trains the teachers")
     if args.taught_by and parse_bytes(args.taught_by) <= parse_bytes(args.budget):
         raise ValueError(f"--taught-by {args.taught_by} is no more than --budget {args.budget}: give a larger one")
+    if args.shapes and not args.shapes.is_file():
+        raise ValueError(f"--shapes {args.shapes}: no such file; --search leaves search/search.json in its --runs")
     if args.shapes and (args.prune_from or args.search is not None):
         raise ValueError("--shapes takes no --search and no --prune-from: it says the shapes")
     if args.no_augmentation and (args.prune_from or args.search is not None):
         raise ValueError("--no-augmentation takes no --search and no --prune-from: those have recipes of their own")
-    if args.no_augmentation and args.noise_share is not None:
+    if args.no_augmentation and args.noise_share:
         raise ValueError("--no-augmentation takes no --noise-share: it hears the recordings alone")
     if args.absolute_level and (args.shapes or args.prune_from or args.search is not None):
         raise ValueError("--absolute-level takes no --search, --shapes or --prune-from: these say what is heard")

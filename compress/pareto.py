@@ -2,7 +2,7 @@
 
 import io
 
-from compress.search import Shape
+from compress.shapes import Shape
 
 COSTS = {"bytes": "file, KB", "ram_bytes": "tensor arena, KB", "macs": "million MACs of a patch"}
 UNITS = {"bytes": 1024, "ram_bytes": 1024, "macs": 1e6}

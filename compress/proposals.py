@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from compress.search import HOP_LENGTH, QUIETEST_DB, Shape, heard_by, widest_within
+from compress.shapes import HOP_LENGTH, QUIETEST_DB, Shape, heard_by, widest_within
 from train.cnn7 import WIDTHS_DEPLOYED
 
 CHOICES = {

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from compress.recipe import NOISE_SHARE, plain_recipe
-from compress.search import Shape, widest_within
+from compress.shapes import Shape, widest_within
 from train import scores
 from train.cnn7 import CNN7, N_PLANES, layers_decomposed
 from train.data import check_heard, split

@@ -2,7 +2,7 @@
 
 A trial proposes proportions: of the six widths, DC or not in convolutions 2 to 6, bands, frames and hop of a patch, and how
 much of the byte limit to fill. The widths are then scaled until the written files, the RAM or the MACs fill what is allowed
-(compress.search.widest_within): hardly a proposal is spent on nets that do not fit. The net is trained for a few epochs and
+(compress.shapes.widest_within): hardly a proposal is spent on nets that do not fit. The net is trained for a few epochs and
 scored by its log loss on part 1 of the training clips (train.data.inner_split); successive halving ends the poor ones
 early. The best of them, and the shipped proportions, are then trained to the end once for each other part: the least
 mean log loss wins. The fold that is held out is never looked at.
@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from compress.finals import N_PARTS, finals, thrice, validated
 from compress.proposals import propose, shipped
 from compress.recipe import plain_recipe
-from compress.search import CERTAINTY, QUIETEST_DB, Limits, costs
+from compress.shapes import CERTAINTY, QUIETEST_DB, Limits, costs
 from compress.trials import DONE, FAILED, PRUNED, RUNNING, rows, shape_of, spent_s, write_log
 from train.data import inner_split, load_dataset, split
 from train.recipe import Recipe

@@ -4,7 +4,7 @@ import csv
 
 import optuna
 
-from compress.search import Shape
+from compress.shapes import Shape
 from runtime.files import write_atomic
 
 COLUMNS = ("trial", "state", "log_loss", "accuracy", "epochs", "seconds", "tflite", "onnx", "ram_bytes", "macs",

@@ -34,7 +34,7 @@ def page(report: Report) -> str:
         "files; board times are estimated, for int8 nets on one core.</p>",
         "<h2>Does it fit?</h2>",
         *(_card(row) for row in report["devices"]),
-        "<h2>What the 131,072 bytes hold</h2>",
+        "<h2>How much of 128 KB it fills</h2>",
         *(plots.budget(fmt, report) for fmt in report["formats"]),
         "<h2>Memory over the layers</h2>",
         plots.memory(report),

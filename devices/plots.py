@@ -156,9 +156,7 @@ def accuracy(report: Report) -> str:
         if any(one["numbers"] == key for one in scores)
     )
     clips = sorted({one["n"] for one in scores})
-    note = (
-        f"{legend}<br>{TRAINED} Red: the budget of {budget_bytes:,} bytes. Clips: {', '.join(f'{n:,}' for n in clips)}."
-    )
+    note = f"{legend}<br>{TRAINED} Red: 128 KB, {budget_bytes:,} bytes. Clips: {', '.join(f'{n:,}' for n in clips)}."
     return f"{_svg(356, body, 'accuracy against bytes')}<p class=note>{note}</p>"
 
 

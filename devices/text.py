@@ -130,8 +130,10 @@ def _notes(report: Report) -> list[str]:
         "Nets run in turn, so all of them need the RAM of the largest, not the sum",
     ]
     for fmt, sums in report["formats"].items():
-        verdict = "within" if sums["within_budget"] else "over"
-        lines.append(f"{fmt}: {sums['file_bytes']:,} bytes, {verdict} the budget of {report['budget_bytes']:,}")
+        budget_bytes = report["budget_bytes"]
+        lines.append(
+            f"{fmt}: {sums['file_bytes']:,} bytes, {sums['file_bytes'] / budget_bytes:.0%} of {budget_bytes:,} (128 KB)"
+        )
     timed = {m["format"]: m["measured"] for m in report["models"] if "runs" in (m["measured"] or {})}
     for m in timed.values():
         threads = "one thread" if m["threads"] == 1 else f"{m['threads']} threads"

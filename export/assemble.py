@@ -167,12 +167,14 @@ def _write_json(
             member["patch"] = run.patch.to_json()
     stride_s = max(run.patch.stride * run.frontend.hop_length / run.frontend.sr for run in runs)
     window_s = SURE_WINDOW_S if all(run.patch.certainty for run in runs) else WINDOW_S
+    heard_hz = [run.meta.get("data", {}).get("highest_hz", run.frontend.sr / 2) for run in runs]
     values = {
         "format": FORMAT,
         "labels": list(first.labels),
         "sr": first.frontend.sr,
         "window_s": max(window_s, float(math.ceil(stride_s))),
         "hop_s": HOP_S,
+        **({"highest_hz": max(heard_hz)} if max(heard_hz) < first.frontend.sr / 2 else {}),
         "fuse": fuse,
         "patch": first.patch.to_json(),
         "members": members,

@@ -47,6 +47,11 @@ def held_out(bundle: Bundle) -> int:
 def unheard(bundle: Bundle, dataset: Dataset, runs: Path | None) -> list[Trace]:
     """Traces of recordings through nets that were not trained on them. Raises ValueError where there are none."""
     fold = held_out(bundle)
+    if fold and runs is not None:
+        raise ValueError(
+            f"{bundle.folder} held out fold {fold}, which will judge it: leave --folds out, or train the bundle on "
+            "everything (python -m compress.cnn7 --fold 0)"
+        )
     if fold:
         _check_heard(bundle, dataset, fold)
         clips = split(dataset, fold)[1]
@@ -70,11 +75,22 @@ def _check_heard(bundle: Bundle, dataset: Dataset, fold: int) -> None:
         check_heard(bundle.provenance["runs"][member.name]["data"], dataset, fold, bundle.folder)
 
 
+def fold_folders(runs: Path, folds: Sequence[int], name: str = "bundle") -> dict[int, Path]:
+    """-> {fold: the bundle of that name in a --runs folder of compress.folds}. Raises ValueError for a fold without."""
+    found = {fold: runs / f"fold{fold}" / name for fold in folds}
+    for fold, folder in found.items():
+        if not (folder / "bundle.json").is_file():
+            raise ValueError(
+                f"{runs}: no {name} of fold {fold} ({folder}): give a --runs folder of compress.folds that has finished"
+            )
+    return found
+
+
 def bundles_of_folds(runs: Path, dataset: Dataset, fmt: str | None = None) -> dict[int, Bundle]:
     """-> {fold: the bundle of compress.folds that held it out}. Raises ValueError for one that did not."""
     bundles = {}
-    for fold in dataset.folds:
-        bundle = bundles[fold] = Bundle.load(runs / f"fold{fold}" / "bundle", fmt)
+    for fold, folder in fold_folders(runs, dataset.folds).items():
+        bundle = bundles[fold] = Bundle.load(folder, fmt)
         if (own := held_out(bundle)) != fold:
             raise ValueError(f"{bundle.folder} held out fold {own}, not {fold}: it knows what would judge it")
         _check_heard(bundle, dataset, fold)

@@ -42,6 +42,7 @@ class Bundle:
     provenance: dict[str, Any]
     rules: Rules
     levels: Levels | None  # None: nobody has learned them
+    highest_hz: float  # that its nets have learned from: of their front ends, or less where the recordings held less
     format: str = ""  # of the model files in use: "tflite" or "onnx"
 
     @classmethod
@@ -86,8 +87,12 @@ class Bundle:
         rules = Rules.from_json(values["rules"], labels) if "rules" in values else Rules.default(labels)
         bands = {m.name: m.frontend.n_bands for m in members if m.hears_level}
         levels = Levels.from_json(values["levels"], bands) if "levels" in values else None
-        provenance = values["provenance"]
-        bundle = cls(folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, provenance, rules, levels)
+        heard_hz = float(number("highest_hz", values.get("highest_hz", sr / 2), 1, sr / 2))
+        highest_hz = min(heard_hz, max(f.highest_hz for member in members for f in member.frontend.frontends))
+        bundle = cls(
+            folder, tuple(labels), sr, window_s, hop_s, values["fuse"], members, values["provenance"], rules, levels,
+            highest_hz,
+        )  # fmt: skip
         if not bundle.formats:
             raise ValueError("its members have files in no common format")
         return bundle

@@ -113,6 +113,8 @@ def rules(args: argparse.Namespace, bundle: Bundle) -> Rules:
     for label, p in args.on:
         if label not in bundle.labels:
             raise ValueError(f"--on {label}={p}: this bundle knows {', '.join(bundle.labels)}")
+        if not 0 <= p <= 1:
+            raise ValueError(f"--on {label}={p}: choose a probability, 0 to 1")
         on[label], off[label] = p, p * off.get(label, 0.5) / (on.get(label, 1.0) or 1.0)
     spans = {name: getattr(args, name) for name in ("smooth_s", "min_s", "cooldown_s")}
     return dataclasses.replace(bundle.rules, on=on, off=off, **{k: v for k, v in spans.items() if v is not None})

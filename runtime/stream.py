@@ -239,9 +239,11 @@ def _greeting(bundle: Bundle, sr: int) -> str:
     rate = f"listening at {sr} Hz"
     if sr != bundle.sr:
         rate += f", resampled to {bundle.sr} Hz"
-    top_hz = max(frontend.highest_hz for frontend in bundle.frontends)
-    if sr / 2 < top_hz:
-        rate += f" (nothing above {sr // 2} Hz in it, the nets learned up to {top_hz:.0f} Hz: trust them less)"
+    heard_hz, front_end_hz = bundle.highest_hz, max(frontend.highest_hz for frontend in bundle.frontends)
+    if sr / 2 < heard_hz:
+        rate += f" (nothing above {sr // 2} Hz in it, the nets learned up to {heard_hz:.0f} Hz: trust them less)"
+    if heard_hz < min(sr / 2, front_end_hz):
+        rate += f" (the nets learned nothing above {heard_hz:.0f} Hz, which this may hold: trust them less)"
     return (
         f"{bundle.folder.name} ({bundle.format}), {len(bundle.labels)} classes; {rate}; "
         f"first decision after {_first_s(bundle):.1f} s"

@@ -222,7 +222,7 @@ def test_budgets_that_nothing_fits(sounds, cache, tmp_path, budget, sentence):
 
 
 def test_the_smallest_budget_named_is_enough():
-    from compress.search import largest_fitting
+    from compress.shapes import largest_fitting
 
     with pytest.raises(ValueError) as caught:
         largest_fitting(1024, 10)
@@ -260,7 +260,7 @@ def test_taught_by_larger_nets_of_its_own(sounds, cache, tmp_path):
         (["--fold", "1", "--taught-by", "16kb"], "is no more than --budget 24kb"),
         (["--fold", "2", *named], "held out fold 1 of .* as it was then, not fold 2 of .*: train it anew"),
         (["--fold", "1", "--teacher", str(tmp_path / "runs" / "mel")], "would be overwritten"),
-        (["--fold", "1", "--no-augmentation"], "--no-augmentation takes no --noise-share"),
+        (["--fold", "1", "--no-augmentation", "--noise-share", "0.1"], "--no-augmentation takes no --noise-share"),
         (["--fold", "1", "--qat-epochs", "-3"], "epochs -3: choose 1"),
         (["--fold", "1", "--out", str(tmp_path / "b" / "mel.onnx" / "c")], r"mel\.onnx is no folder"),
     ):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from random_nets import random_model, random_patches, torch_logits
 
 from compress import cnn7, prune
-from compress.search import Limits, Shape, costs
+from compress.shapes import Limits, Shape, costs
 from train.data import load_dataset
 from train.run import load_run
 

@@ -274,11 +274,20 @@ def test_what_cannot_be_learned_from_is_refused(small_bundle, sounds, cache, tmp
         assert "\n" not in str(caught.value) and (folder / "bundle.json").read_bytes() == before
 
     refused("was trained on every fold, .* give --folds", everything)
-    refused("is no bundle", everything, "--folds", tmp_path)
+    refused("no bundle of fold 1", everything, "--folds", tmp_path)
     refused("other classes", everything, data=sounds)
     refused("--unknown nan", everything, "--unknown", "nan")
-    with_fold(small_bundle, tmp_path / "runs" / "fold1" / "bundle", 2)
+    for k in range(1, 5):
+        with_fold(small_bundle, tmp_path / "runs" / f"fold{k}" / "bundle", 2)
+    refused("no bundle of fold 5 .* that has finished", everything, "--folds", tmp_path / "runs")
+    with_fold(small_bundle, tmp_path / "runs" / "fold5" / "bundle", 5)
     refused("held out fold 2, not 1: it knows", everything, "--folds", tmp_path / "runs")
+    refused(
+        "held out fold 3, which will judge it",
+        with_fold(small_bundle, tmp_path / "held", 3),
+        "--folds",
+        tmp_path / "runs",
+    )
     refused("does not say what its nets were trained on", shutil.copytree(small_bundle, tmp_path / "silent"))
     refused("no fold 9", with_fold(small_bundle, tmp_path / "nine", 9))
     odd = with_fold(small_bundle, tmp_path / "odd", "1")

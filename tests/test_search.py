@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from compress import cnn7, pareto, proposals, search
-from compress.search import HOP_LENGTH, Limits, Shape, costs, largest_fitting, widest_within
+from compress import cnn7, pareto, proposals, shapes
+from compress.shapes import HOP_LENGTH, Limits, Shape, costs, largest_fitting, widest_within
 from devices.size import read_model
 from runtime.bundle import Bundle
 from runtime.frontend import PRESETS
@@ -59,7 +59,7 @@ def test_widest_within_is_the_widest(shape, limits):
         assert not limits.hold(dataclasses.replace(shape, widths=(4,) * 6), 4)
         return
     assert limits.hold(found, 4)
-    steps = [search._scaled(shape.widths, k / search.FINE_STEP) for k in range(1, 2000)]
+    steps = [shapes._scaled(shape.widths, k / shapes.FINE_STEP) for k in range(1, 2000)]
     wider = steps[len(steps) - 1 - steps[::-1].index(found.widths) + 1]
     assert not limits.hold(dataclasses.replace(found, widths=wider), 4)
 
@@ -67,7 +67,7 @@ def test_widest_within_is_the_widest(shape, limits):
 def test_each_limit_holds():
     shape = Shape(WIDTHS_DEPLOYED, True)
     cost = costs(shape, 10)
-    exact = Limits(max(cost["tflite"], cost["onnx"]) + search.SLACK_BYTES, cost["ram_bytes"], cost["macs"])
+    exact = Limits(max(cost["tflite"], cost["onnx"]) + shapes.SLACK_BYTES, cost["ram_bytes"], cost["macs"])
     assert exact.hold(shape, 10)
     for name, value in dataclasses.asdict(exact).items():
         assert not dataclasses.replace(exact, **{name: value - 1}).hold(shape, 10)
@@ -80,7 +80,7 @@ def test_costs_are_those_of_the_files_that_are_written(small_runs, small_bundle)
     size = read_model(small_bundle / "mel.tflite")
     assert (cost["ram_bytes"], cost["macs"]) == (size.arena_bytes, size.macs)
     for fmt in ("tflite", "onnx"):
-        assert abs((small_bundle / f"mel.{fmt}").stat().st_size - cost[fmt]) <= search.SLACK_BYTES
+        assert abs((small_bundle / f"mel.{fmt}").stat().st_size - cost[fmt]) <= shapes.SLACK_BYTES
 
 
 def test_budgets_from_32_kb_up_are_used():
@@ -129,7 +129,7 @@ def test_a_search_never_hears_the_test_fold(sounds, cache, tmp_path):
     clips, _ = split(load_dataset(data), 2)
     assert sum(part["n"] for part in finalist["parts"]) == len(clips) - len(inner_split(clips, 1, finals.N_PARTS)[1])
     assert finalist["costs"] == costs(Shape.from_json(finalist["shape"]), 2)
-    assert max(finalist["costs"]["tflite"], finalist["costs"]["onnx"]) <= 11_000 - search.SLACK_BYTES
+    assert max(finalist["costs"]["tflite"], finalist["costs"]["onnx"]) <= 11_000 - shapes.SLACK_BYTES
     (row,) = csv.DictReader((tmp_path / "search" / "trials-mel.csv").read_text().splitlines())
     assert row["state"] == "complete" and float(row["log_loss"]) > 0 and row["epochs"] == "1"
 

@@ -1,5 +1,6 @@
 """runtime.stream and runtime.bundle: streaming equals offline, bad input ends in one line."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.assemble import _write_json
 from runtime import fusion, stream
 from runtime.bundle import Bundle
 from runtime.member import BundleError
 from tests.conftest import SR, noise
+from train import trainer
+from train.data import Clip
 
 
 @pytest.fixture(params=["tflite", "onnx"])
@@ -259,6 +263,27 @@ def test_what_a_recording_lacks_is_said(small_bundle, tmp_path):
     pytest.importorskip("soxr")
     write_wav(tmp_path / "slow.wav", noise(6)[::4], SR // 4)
     assert b"nothing above 5512 Hz" in run(*command, "--wav", tmp_path / "slow.wav").stderr
+
+
+def test_nets_of_recordings_at_a_lower_rate(small_runs, small_bundle, tmp_path):
+    """Said where a source holds more, or less, than these; not where it holds the same."""
+    write_wav(tmp_path / "half.wav", noise(1)[::2], SR // 2)
+    heard = trainer._heard_hz([Clip(tmp_path / "half.wav", "bark", 1, "half")], SR)
+    assert heard == {"highest_hz": SR / 4} and not trainer._heard_hz([Clip(tmp_path / "half.wav", "", 1, "")], SR // 2)
+    runs = [dataclasses.replace(one, meta={"data": heard}) for one in small_runs]
+    _write_json(tmp_path, runs, [({"name": name}, {}) for name in ("mel", "gam", "cqt")], True, "prod")
+    said = json.loads((tmp_path / "bundle.json").read_text())["highest_hz"]
+    shutil.copytree(small_bundle, tmp_path / "b")
+    values = json.loads((small_bundle / "bundle.json").read_text())
+    assert "highest_hz" not in values
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(values | {"highest_hz": said}))
+    greetings = [stream._greeting(Bundle.load(tmp_path / "b"), sr) for sr in (SR // 4, SR // 2, SR)]
+    assert "nothing above 5512 Hz in it, the nets learned up to 11025 Hz" in greetings[0]
+    assert "trust" not in greetings[1] and "learned nothing above 11025 Hz, which this may hold" in greetings[2]
+    assert "trust" not in stream._greeting(Bundle.load(small_bundle), SR)
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(values | {"highest_hz": float("nan")}))
+    with pytest.raises(ValueError, match="highest_hz nan is not a number from 1 to 22050"):
+        Bundle.load(tmp_path / "b")
 
 
 def test_pipes_that_say_too_little(small_bundle):

@@ -45,7 +45,9 @@ REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.pack", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m train.pack", description=__doc__.split("  ")[0] if __doc__ else None
+    )
     parser.add_argument("source", type=Path, help="a folder in the layout of ESC-50, with a licence column")
     parser.add_argument("--out", type=Path, default=RECORDINGS, help="the pack's folder, replaced when all is done")
     parser.add_argument("--max-mb", type=float, default=15, help="the most it may take, in MB of 1024 * 1024 bytes")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from runtime import audio
 from runtime.files import write_atomic
 from train import scores, waves
 from train.data import fingerprint, load_dataset, split
@@ -73,6 +74,7 @@ def train(
             "n_train": len(train_clips),
             "n_test": len(test_clips),
             "clips": fingerprint(train_clips),
+            **_heard_hz(train_clips, frontend.sr),
         },
         "recipe": recipe.to_json(),
         "teachers": [described(t) for t in teachers],
@@ -87,6 +89,12 @@ def train(
     run.save(folder)
     write_atomic(folder / "curves.png", lambda path: scores.plot_curves(path, history))
     return run, log_p
+
+
+def _heard_hz(clips, sr):
+    """-> {"highest_hz": of what these recordings can hold}, where that is less than a rate of `sr` can; else nothing."""
+    highest_hz = max(audio.header(clip.path).sr for clip in clips) / 2
+    return {"highest_hz": highest_hz} if highest_hz < sr / 2 else {}
 
 
 def made_noises(frontend, recipe, n_recordings, starmap=itertools.starmap):
