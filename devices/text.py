@@ -25,9 +25,11 @@ def report_text(report: Report) -> str:
         "",
         "Boards, estimated for int8 nets on one core; nine of ten measurements are expected inside an interval.",
     ]
-    lines.append(
-        "Flash holds model files, front-end tables and runtime; RAM activations, buffers and runtime. KiB: 1024 bytes."
-    )
+    lines += [
+        "Flash holds model files, front-end tables and runtime; RAM activations, buffers and runtime. The contiguous block",
+        "is the arena, as a range: what this runtime was seen to take of what is counted (ram_factor of the profile).",
+        "KiB: 1024 bytes.",
+    ]
     for row in report["devices"]:
         lines += ["", *_device_text(row, report["kind"] == "bundle")]
     return "\n".join(lines) + "\n"
