@@ -72,7 +72,7 @@ class Bundle:
         if not named or len(set(labels)) != len(labels):
             raise ValueError("labels are not a list of different names")
         names = [*labels, *(str(member["name"]) for member in values["members"])]
-        if not all(1 <= len(name) <= MAX_NAME and name.isprintable() for name in names):
+        if not all(map(is_name, names)):
             raise ValueError(f"a label or a member's name is not 1 to {MAX_NAME} printable characters")
         if values["fuse"] not in fusion.FUSIONS:
             raise ValueError(f"fuse {values['fuse']!r} is not one of {', '.join(fusion.FUSIONS)}")
@@ -149,6 +149,11 @@ class Bundle:
                 f"{self.folder}: the golden window comes out {worst:.3f} off ({self.format}): do not use it"
             )
         return worst
+
+
+def is_name(text: str) -> bool:
+    """Whether a bundle can name a class or a member so."""
+    return 1 <= len(text) <= MAX_NAME and text.isprintable()
 
 
 def _said(error: Exception) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtime import audio
-from runtime.bundle import MAX_NAME
+from runtime.bundle import MAX_NAME, is_name
 from train.layouts import SOURCES, Clip, Layout, Lists, read_layout
 from train.tables import DataError, read_table
 from train.tagging import is_chime_home
@@ -68,7 +68,7 @@ def load_dataset(path: str | Path = RECORDINGS) -> Dataset:
     _check_files(root, layout)
     labels = tuple(sorted({clip.label for clip in layout.clips}))
     for label in labels:  # as runtime.bundle will have it, before anything is trained
-        if not (1 <= len(label) <= MAX_NAME and label.isprintable()):
+        if not is_name(label):
             raise DataError(
                 f"{root}: class {label[:MAX_NAME]!r} is not 1 to {MAX_NAME} printable characters: rename it"
             )
