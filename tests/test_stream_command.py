@@ -35,7 +35,11 @@ def test_rules_of_the_command_line(small_bundle):
     )
     assert {label: on for label, on in rules.on.items() if label != "hum"} == {"bark": 0.6, "rain": 0.6, "tick": 0.6}
     assert (rules.smooth_s, rules.min_s, rules.cooldown_s) == (0, 2, 7)
-    for wrong, sentence in (("cat=0.5", "knows bark, hum"), ("hum=2", "choose a probability"), ("hum=nan", "choose a prob")):
+    for wrong, sentence in (
+        ("cat=0.5", "knows bark, hum"),
+        ("hum=2", "choose a probability"),
+        ("hum=nan", "choose a prob"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             options.rules(options.arguments(["--stdin", "--on", wrong]), bundle)
 
