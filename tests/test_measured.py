@@ -142,7 +142,7 @@ def test_a_card_says_what_was_measured(trainings, heard, cache, tmp_path):
 
 def test_cards_of_nothing(trainings, small_bundle, cache, tmp_path):
     ear, data = trainings / "ear", trainings / "data"
-    with pytest.raises(ValueError, match="no bundle of fold 1 .* that has finished"):
+    with pytest.raises(ValueError, match=r"no bundle of fold 1 .* that has finished"):
         card.main([str(ear), "--folds", str(tmp_path), "--data", str(data), "--cache", str(cache)])
     lofo = trainings / "lofo"
     with pytest.raises(ValueError, match="two folders have one name"):

@@ -38,7 +38,7 @@ def test_rules_of_the_command_line(small_bundle):
     for wrong, sentence in (
         ("cat=0.5", "knows bark, hum"),
         ("hum=2", "choose a probability"),
-        ("hum=nan", "choose a prob"),
+        ("hum=nan", "choose a probability"),
     ):
         with pytest.raises(ValueError, match=sentence):
             options.rules(options.arguments(["--stdin", "--on", wrong]), bundle)
