@@ -60,7 +60,7 @@ def _row(budget, call, fold_numbers):
         "epochs": call.epochs,
         "qat_epochs": call.qat_epochs,
         "seed": call.seed,
-        "taught": call.teachers is not None,
+        "taught": bool(call.teachers or call.taught_by),
         "interval_95": [low, high],
         "scores": scored,
     }
@@ -68,19 +68,8 @@ def _row(budget, call, fold_numbers):
 
 def text(rows):
     """Rows of `_row` -> a table; accuracies of the int8 TFLite files."""
-    head = [
-        "budget",
-        "tflite B",
-        "onnx B",
-        "widths",
-        "mel",
-        "gam",
-        "cqt",
-        "PROD",
-        "Wilson 95 %",
-        "log loss",
-        "PROD float",
-    ]
+    head = ["budget", "tflite B", "onnx B", "widths", "mel", "gam", "cqt", "PROD", "Wilson 95 %", "log loss",
+            "PROD float"]  # fmt: skip
     table = [head]
     for row in rows:
         of = {net: columns["tflite"] for net, columns in row["scores"].items()}

@@ -45,8 +45,11 @@ def test_a_row_is_what_the_folds_have_left(finished):
 def test_a_table_says_that_its_nets_were_taught(finished):
     call = budgets._call(budgets._arguments(["--budgets", "32kb", "--teachers", "runs/full"]), 32 * 1024)
     assert folds.arguments(call).teachers == Path("runs/full")
-    heads = [budgets.text([row(finished, *more)]).splitlines()[0] for more in ((), ("--teachers", "runs/full"))]
-    assert [head.split(", ")[3] for head in heads] == ["int8 unless said", "taught"]
+    heads = [
+        budgets.text([row(finished, *more)]).splitlines()[0]
+        for more in ((), ("--teachers", "runs/full"), ("--taught-by", "1mb"))
+    ]
+    assert [head.split(", ")[3] for head in heads] == ["int8 unless said", "taught", "taught"]
 
 
 def test_the_picture_is_one(finished):
