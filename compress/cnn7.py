@@ -27,7 +27,7 @@ from runtime.bundle import Bundle
 from runtime.files import read_json, write_atomic
 from runtime.frontend import PRESETS
 from train import scores
-from train.data import fingerprint, load_dataset, split
+from train.data import check_classes, fingerprint, load_dataset, split
 from train.features import features
 from train.loop import clip_log_probabilities
 from train.run import load_run, weights_digest
@@ -181,8 +181,7 @@ def evaluation_text(table, n_clips):
 
 def check(args, dataset):
     """Raises ValueError for what would otherwise end this call after hours of training, or spoil what is there."""
-    if len(dataset.labels) < 2:
-        raise ValueError(f"{args.data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
+    check_classes(dataset)
     check_target(args.out)
     if not args.taught_by:
         load_teachers(args.teacher, dataset, args.fold)

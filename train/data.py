@@ -25,6 +25,7 @@ __all__ = [
     "Clip",
     "DataError",
     "Dataset",
+    "check_classes",
     "check_heard",
     "fingerprint",
     "inner_split",
@@ -102,6 +103,12 @@ def fingerprint(clips: Sequence[Clip]) -> str:
     """What tells these clips, their classes and folds from others; of copies in another coding it is the same."""
     told = sorted(json.dumps([clip.path.stem, clip.label, clip.fold]) for clip in clips)
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def check_classes(dataset: Dataset) -> None:
+    """Raises DataError for a data set that no classifier can be trained on."""
+    if len(dataset.labels) < 2:
+        raise DataError(f"{dataset.name} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
 
 
 def check_heard(facts: Any, dataset: Dataset, fold: int | None, who: object) -> None:

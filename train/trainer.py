@@ -12,7 +12,7 @@ import torch
 from runtime import audio
 from runtime.files import write_atomic
 from train import scores, waves
-from train.data import fingerprint, load_dataset, split
+from train.data import check_classes, fingerprint, load_dataset, split
 from train.features import CACHE, features, normalisation, unchanged
 from train.loop import clip_log_probabilities, fit
 from train.models import MODELS
@@ -36,8 +36,7 @@ def train(
     folder = Path(folder)
     fitting(model_name, frontend, patch, recipe)
     dataset = load_dataset(data)
-    if len(dataset.labels) < 2:
-        raise ValueError(f"{data} holds one class ({dataset.labels[0]}): telling sounds apart takes two")
+    check_classes(dataset)
     train_clips, test_clips = split(dataset, fold)
     train_statics, test_statics = (features(clips, frontend, cache, starmap) for clips in (train_clips, test_clips))
     run = new_run(model_name, kwargs, frontend, patch, dataset.labels, train_statics, recipe)
