@@ -512,6 +512,17 @@ def test_training_with_noises_goes_on_where_it_was(small_runs, tmp_path, how):
     assert trained("stopped", make=lambda: pytest.fail("made anew"))[0] == whole[0]
 
 
+def test_other_statistics_are_another_training(small_runs, tmp_path):
+    """Recordings that were replaced under the same names: old weights behind new statistics would hear nonsense."""
+    rng, said = np.random.default_rng(1), []
+    sounds = [level(db, rng) for db in [-70, -40] * 6]
+    for moved in (0, 0, 5):
+        run = small_net(small_runs)
+        run = dataclasses.replace(run, mean=run.mean + np.float32(moved))
+        fit(run, sounds, [0, 1] * 6, Recipe(epochs=1, batch_size=4), tmp_path, say=said.append)
+    assert [line.partition("  ")[0] for line in said] == ["epoch 1/1", "resumed after epoch 1", "epoch 1/1"]
+
+
 @pytest.mark.parametrize("n_recordings, n", [(3, 12), (500, trainer.N_NOISES)])
 def test_few_recordings_take_few_noises_and_each_is_another(monkeypatch, n_recordings, n):
     monkeypatch.setattr(waves, "noise_spectrogram", lambda frontend, seed: seed)

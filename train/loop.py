@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import hashlib
 import json
 import logging
 import math
@@ -23,6 +24,10 @@ from train.items import Items
 STEP_DECAY, STEP_BATCHES = 0.91, 200
 FIRST_RESTART_EPOCHS, RESTART_DECAY = 10, 1e-4
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # Fabric's words
+
+
+class Diverged(ValueError):
+    """A training whose loss is no longer a number."""
 
 
 def fabric_of(recipe, accelerator="cpu", devices=1):
@@ -53,7 +58,8 @@ def fit(
     """Train run.model on (bands, frames) spectrograms and their class indices; checkpoints into `folder`.
 
     Targets may also be (clips, labels) of 0 and 1, several labels at once: the loss is then binary cross entropy, as P0's.
-    `identity`: JSON-able, what else the result depends on; a checkpoint of another one is not resumed. `teacher`: a
+    `identity`: JSON-able, what else the result depends on; a checkpoint of another one, or of other statistics, is not
+    resumed: recordings that were replaced under their names are learned anew. `teacher`: a
     function of raw patches (n, planes, frames, bands) in dB -> logits; or `opinions`: (clips, classes) logits, what teachers
     said of each whole clip before, whatever spectrogram they hear. `evaluate`: history so far -> accuracy, called on
     some epochs. `varied`: pairs of a recording's index and the number of a variation -> their spectrograms, in order, for
@@ -61,7 +67,7 @@ def fit(
     function that makes (bands, frames) spectrograms in which no class is heard, for recipe.noise_share to draw from.
     `fabric`: a launched Fabric of `fabric_of`, default this processor; each of its devices takes its share of every batch.
     -> history, a list of {"epoch", "loss", "lr", "accuracy"?}. A killed call goes on where it was; how long the
-    epochs took, all calls together, stands in run.meta["seconds_per_epoch"].
+    epochs took, all calls together, stands in run.meta["seconds_per_epoch"]. Raises Diverged.
     """
     _keep_memory()
     run.model.to(memory_format=torch.channels_last)  # what bfloat16 is fast in
@@ -71,7 +77,8 @@ def fit(
     on_device, optimizer = fabric.setup(learner, optimizer)
     run.model.to(fabric.device)
     checkpoint = Path(folder) / "checkpoint.safetensors"
-    identity = json.dumps([recipe.to_json(), run.name, run.model.kwargs, identity], sort_keys=True)
+    heard = hashlib.sha256(run.mean.tobytes() + run.std.tobytes()).hexdigest()
+    identity = json.dumps([recipe.to_json(), run.name, run.model.kwargs, heard, identity], sort_keys=True)
     nets = {"net": learner, "average": run.model} if recipe.average else {"net": run.model}
     history, seconds = _resume(checkpoint, nets, optimizer, identity)
     if history:
@@ -88,7 +95,7 @@ def fit(
         items.begin(epoch)
         loss = _epoch(run, on_device, items, recipe, optimizer, teacher, epoch, fabric)
         if not math.isfinite(loss):
-            raise ValueError(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
+            raise Diverged(f"the loss became {loss} in epoch {epoch + 1}: choose a smaller --lr than {recipe.lr}")
         seconds += time.monotonic() - began
         row = {"epoch": epoch + 1, "loss": loss, "lr": lr}
         if evaluate and (epoch + 1 == recipe.epochs or (epoch + 1) % max(1, recipe.epochs // 10) == 0):

@@ -9,7 +9,7 @@ import numpy as np
 from runtime.files import read_json
 from runtime.frontend import PRESETS
 from runtime.papers import PAPERS
-from train.data import split
+from train.data import check_heard, split
 from train.features import CACHE, Stack, features, frontend_from_json
 from train.loop import clip_log_probabilities
 from train.models import NETS
@@ -121,6 +121,7 @@ def _scored_again(folder, meta, dataset, cache):
         raise ValueError(
             f"{folder} was trained on {trained_on.get('name')}, not on {dataset.name}: name that with --data"
         )
+    check_heard(trained_on, dataset, trained_on["fold"], folder)
     _, test = split(dataset, trained_on["fold"])
     log_p = clip_log_probabilities(run, features(test, run.frontend, cache))
     truth = np.array([dataset.labels.index(clip.label) for clip in test])

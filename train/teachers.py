@@ -43,7 +43,7 @@ def described(path):
 
 
 def opinions(paths, dataset, fold, cache=CACHE, starmap=itertools.starmap):
-    """-> (clips, classes): log of the product of what these Runs say of whole clips, those that `fold` leaves to train on.
+    """-> (clips, classes): log of the geometric mean, normalised, of what these Runs say of the clips that `fold` leaves.
 
     None where there are no Runs. Raises ValueError as load_teachers does.
     """

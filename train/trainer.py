@@ -67,14 +67,7 @@ def train(
     run.meta |= {
         "scores": {"last": scores.score(log_p, test_clips, dataset.labels)} if test_clips else {},
         "history": history,
-        "data": {
-            "name": dataset.name,
-            "fold": fold,
-            "n_train": len(train_clips),
-            "n_test": len(test_clips),
-            "clips": fingerprint(train_clips),
-            **_heard_hz(train_clips, frontend.sr),
-        },
+        "data": data_facts(dataset, fold, frontend.sr),
         "recipe": recipe.to_json(),
         "teachers": [described(t) for t in teachers],
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0], "numpy": version("numpy")},
@@ -90,10 +83,21 @@ def train(
     return run, log_p
 
 
-def _heard_hz(clips, sr):
-    """-> {"highest_hz": of what these recordings can hold}, where that is less than a rate of `sr` can; else nothing."""
-    highest_hz = max(audio.header(clip.path).sr for clip in clips) / 2
-    return {"highest_hz": highest_hz} if highest_hz < sr / 2 else {}
+def data_facts(dataset, fold, sr):
+    """-> what a run says of the clips it was trained on, JSON-able: see train.data.check_heard.
+
+    highest_hz: what these recordings can hold, where that is less than a rate of `sr` can.
+    """
+    train_clips, test_clips = split(dataset, fold)
+    highest_hz = max(audio.header(clip.path).sr for clip in train_clips) / 2
+    return {
+        "name": dataset.name,
+        "fold": fold,
+        "n_train": len(train_clips),
+        "n_test": len(test_clips),
+        "clips": fingerprint(train_clips),
+        **({"highest_hz": highest_hz} if highest_hz < sr / 2 else {}),
+    }
 
 
 def made_noises(frontend, recipe, n_recordings, starmap=itertools.starmap):

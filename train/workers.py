@@ -19,6 +19,12 @@ MAX_WORKERS = 64
 SAY_EVERY_S = 2.0
 
 
+def check_n(n):
+    """Raises ValueError for n not in 0..MAX_WORKERS."""
+    if not 0 <= n <= MAX_WORKERS:
+        raise ValueError(f"{n} workers: choose 0 to {MAX_WORKERS}")
+
+
 @contextlib.contextmanager
 def workers(n):
     """-> as itertools.starmap, for functions and arguments that pickle; n processes work on all calls from the start.
@@ -26,8 +32,7 @@ def workers(n):
     With n = 0 it is itertools.starmap: each call happens here, when its result is asked for. The results are the same.
     Raises ValueError for n not in 0..MAX_WORKERS.
     """
-    if not 0 <= n <= MAX_WORKERS:
-        raise ValueError(f"{n} workers: choose 0 to {MAX_WORKERS}")
+    check_n(n)
     if n == 0:
         yield itertools.starmap
         return
