@@ -14,8 +14,9 @@ import numpy as np
 
 from compress import deployed
 from compress.card_facts import data_section, runs_of, size_section, table, training_section
+from compress.shapes import SLACK_BYTES
 from devices.trained import wilson
-from export.rules import fold_folders
+from export.rules import check_alike, fold_folders
 from runtime import command, engine
 from runtime.bundle import Bundle
 from runtime.files import read_json, write_text
@@ -109,12 +110,26 @@ def limits_section(bundle, dataset, seeds, levels):
     return "\n".join(f"- {line}" for line in lines)
 
 
+def _check_same_system(bundle, other):
+    """Raises ValueError for nets of a fold that are no stand-ins for the bundle's: their accuracy would not be its."""
+    check_alike(bundle, other)
+    for mine, theirs in zip(bundle.members, other.members):
+        sizes = [member.files[bundle.format]["bytes"] for member in (mine, theirs)]
+        if abs(sizes[0] - sizes[1]) > SLACK_BYTES:
+            raise ValueError(
+                f"{other.folder}: {mine.name} takes {sizes[1]:,} bytes, {sizes[0]:,} in {bundle.folder}: nets of another "
+                "shape, give --folds of the bundle's own"
+            )
+
+
 def card(bundle, data, dataset, folders, cache, levels=None):
     """-> the whole card. folders: those that compress.folds made, one for each seed."""
-    seeds = {
-        runs.name: deployed.of_folds(fold_folders(runs, dataset.folds), bundle, dataset, cache) for runs in folders
-    }
-    first = {folder.name: folder / f"fold{dataset.folds[0]}" / "bundle" for folder in folders}
+    found = {runs.name: fold_folders(runs, dataset.folds) for runs in folders}
+    for one in found.values():
+        for folder in one.values():
+            _check_same_system(bundle, Bundle.load(folder, bundle.format))
+    seeds = {name: deployed.of_folds(one, bundle, dataset, cache) for name, one in found.items()}
+    first = {runs.name: Bundle.load(runs / f"fold{dataset.folds[0]}" / "bundle", bundle.format) for runs in folders}
     nets = ", ".join(f"{member.name} ({member.frontend.kind})" for member in bundle.members)
     return "\n\n".join([
         f"# {bundle.folder.resolve().name}",

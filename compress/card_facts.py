@@ -7,7 +7,6 @@ from pathlib import Path
 
 from devices.size import conventions, read_model
 from runtime import audio
-from runtime.bundle import Bundle
 from train.layouts import read_layout
 from train.tables import DataError, read_table, read_text
 
@@ -67,8 +66,11 @@ def _licence_column(path):
         return []
 
 
-def training_section(bundle, seeds):
-    """Recipe, seeds and versions of the bundle's nets, and in what the nets of the folds differ -> Markdown."""
+def training_section(bundle, folds):
+    """Recipe, seeds and versions of the bundle's nets, and in what those of the folds differ -> Markdown.
+
+    folds: {name of a runs folder: the Bundle of one of its folds}.
+    """
     facts = runs_of(bundle)
     lines = []
     for name, run in facts.items():
@@ -80,25 +82,32 @@ def training_section(bundle, seeds):
     lines.append(
         "- made with " + "; ".join(", ".join(f"{k} {v}" for k, v in json.loads(text).items()) for text in versions)
     )
-    for name, folder in seeds.items():
-        other = runs_of(Bundle.load(folder, bundle.format))
+    for name, fold in folds.items():
+        others = runs_of(fold)
         apart = sorted(
             {
-                f"{key} {run.get('recipe', {}).get(key)} here, {other.get(net, {}).get('recipe', {}).get(key)} there"
-                for net, run in facts.items()
-                for key in {*run.get("recipe", {}), *other.get(net, {}).get("recipe", {})}
-                if run.get("recipe", {}).get(key) != other.get(net, {}).get("recipe", {}).get(key)
+                f"{key} {mine.get(key)} here, {theirs.get(key)} there"
+                for mine, theirs in ((_way(run), _way(others.get(net, {}))) for net, run in facts.items())
+                for key in {*mine, *theirs}
+                if mine.get(key) != theirs.get(key)
             }
         )
         lines.append(f"- the folds of `{name}`: " + ("; ".join(apart) if apart else "the same recipe, fold by fold"))
     return "\n".join(lines)
 
 
+def _way(run):
+    """-> {word: value} of how a net of the provenance was trained."""
+    qat = {f"int8 training's {key}": value for key, value in (run.get("qat") or {}).items()}
+    pruned = {"pruned from widths": (run.get("pruned") or {}).get("widths")}
+    return run.get("recipe", {}) | qat | pruned | {"teachers": len(run.get("teachers", []))}
+
+
 def _taught(run):
     """Whom a net of the provenance has learned from."""
     teachers = run.get("teachers", [])
     named = [f"{t.get('net')} on {t.get('frontend')} ({t.get('parameters', 0):,} parameters)" for t in teachers]
-    return f"; taught by the product of {', '.join(named)}" if named else ""
+    return f"; taught by the geometric mean of {', '.join(named)}" if named else ""
 
 
 def size_section(bundle):

@@ -17,7 +17,7 @@ from compress.written import write_table
 from devices.size import conventions, read_model
 from runtime import command, engine
 from runtime.bundle import Bundle
-from train.data import load_dataset, split
+from train.data import DataError, load_dataset, split
 from train.features import CACHE
 from train.scores import accuracy_and_loss, intervals
 
@@ -93,11 +93,10 @@ def _rules(bundle, budget_bytes):
     """The deployed files as each year's rules count them, and against the budget."""
     paths = [member.path(bundle.format) for member in bundle.members]
     file_bytes = [path.stat().st_size for path in paths]
-    frontend, member = bundle.members[0].frontend, bundle.members[0]
     budget = {} if budget_bytes is None else {"budget_bytes": budget_bytes, "fits": fits(file_bytes, budget_bytes)}
     return {
         "rules": conventions(*(read_model(path) for path in paths)),
-        "patch_s": member.patch.n_frames * frontend.hop_length / frontend.sr,
+        "patch_s": [one.patch.n_frames * one.frontend.hop_length / one.frontend.sr for one in bundle.members],
         "file_bytes": sum(file_bytes),
         **budget,
     }
@@ -130,13 +129,14 @@ def text(table):
     lines.append(f"{nets[-1]}: 95 % interval {interval}, bootstrap over {table['places']} places or recordings")
     if table["looped_clips"]:
         lines.append(
-            f"{table['looped_clips']} clips are shorter than a patch of {table['patch_s']:.2f} s and were repeated"
+            f"{table['looped_clips']} clips are shorter than a patch of {max(table['patch_s']):.2f} s and were repeated"
         )
     return "\n".join([*lines, "", *_rules_text(table)])
 
 
 def _rules_text(table):
-    lines = [f"by each year's rules, one pass of every net (a patch of {table['patch_s']:.2f} s):"]
+    patches_s = ", ".join(f"{seconds:.2f}" for seconds in table["patch_s"])
+    lines = [f"by each year's rules, one pass of every net (patches of {patches_s} s):"]
     for row in table["rules"]:
         most = f", at most {row['macs_limit'] / 1e6:g} MMAC" if row["macs_limit"] else ""
         over = [row["of"]] * (row[row["of"]] > row["limit"])
@@ -190,11 +190,14 @@ def trained_bundle(args, rest, dataset, fold):
 def main(argv=None):
     args, rest = _arguments(argv)
     dataset = load_dataset(args.data)
-    fold = args.fold or dataset.folds[0]
-    split(dataset, fold)  # before hours of training: is there such a fold
-    budget_bytes = parse_bytes(args.budget) if args.budget else None
+    budget_bytes, fmt = parse_bytes(args.budget) if args.budget else None, engine.choose(args.engine)
+    fold = args.fold
+    if fold is None:
+        fold = deployed.held_out_fold(Bundle.load(args.bundle, fmt), dataset) if args.bundle else dataset.folds[0]
+    if not split(dataset, fold)[1]:  # before hours of training
+        raise DataError(f"--fold {fold} tests nothing: choose some of {', '.join(map(str, dataset.folds))}")
     folder = args.bundle or trained_bundle(args, rest, dataset, fold)
-    table = protocol(Bundle.load(folder, engine.choose(args.engine)), dataset, fold, args.cache, budget_bytes)
+    table = protocol(Bundle.load(folder, fmt), dataset, fold, args.cache, budget_bytes)
     print(f"\n{text(table)}")
     write_table(args.out / "dcase", text(table), table, plot)
     print(f"\nmade {args.out / 'dcase'}.txt, .json and .png")
@@ -208,7 +211,7 @@ def _arguments(argv):
     parser.add_argument("--data", type=Path, required=True, help="folder of TAU 2020 or 2022, development set")
     parser.add_argument("--budget", help="bytes for the three deployed files, such as 128kb; trains that, or checks it")
     parser.add_argument("--bundle", type=Path, help="score this one; trains nothing")
-    parser.add_argument("--fold", type=int, help="default: the first, TAU's only one")
+    parser.add_argument("--fold", type=int, help="default: what --bundle held out; to train, the first, TAU's only one")
     parser.add_argument("--engine", choices=("tflite", "onnx"), help="default: what is installed")
     parser.add_argument("--out", type=Path, default=Path("runs/dcase"), help="folder of trainings, bundle and tables")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features and scores are kept")

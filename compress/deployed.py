@@ -10,6 +10,7 @@ import numpy as np
 
 from runtime import audio
 from runtime.bundle import Bundle
+from runtime.files import read_json
 from train.data import DataError, check_heard, split
 from train.features import features, load_array, save_array
 from train.results import load_results
@@ -99,6 +100,7 @@ def of_folds(folders, like, dataset, cache):
         own = [member.name for member in one.members]
         if own != names:
             raise ValueError(f"{folder} has the nets {own}, {like.folder} has {names}")
+        _check_own(one, folder.parent)
         clips = test_clips(one, dataset, fold)
         hear, title = from_features(one, clips, cache), f"{folder.parents[1].name} fold {fold}:"
         int8 = log_probabilities(one, clips, hear, "as recorded", cache, title)
@@ -124,6 +126,18 @@ def of_folds(folders, like, dataset, cache):
         "int8": nets(1, 3),
         "float": nets(2, 4),
     }
+
+
+def _check_own(bundle, runs):
+    """Raises ValueError where a fold's bundle was made of other nets than lie beside it, or knows what judges it."""
+    for member in bundle.members:
+        stated, run = bundle.provenance["runs"][member.name], read_json(runs / member.name / "meta.json")
+        if any(key in stated and stated[key] != run.get(key) for key in ("data", "recipe", "teachers")):
+            raise ValueError(
+                f"{bundle.folder} was not made of {runs / member.name}: call compress.folds again, it trains and exports"
+            )
+        if member.temperature != 1:
+            raise ValueError(f"{bundle.folder}: its temperatures know the clips that judge it, export it again")
 
 
 def log_probabilities(bundle, clips, spectrograms_of, condition, keep, title=""):

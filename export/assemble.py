@@ -31,7 +31,7 @@ FLOAT_BOUND = 1e-3  # logits of a float file against torch, relative to the larg
 INT8_BOUND = 0.15  # mean difference of the largest probability, int8 file against torch, on the calibration patches
 WINDOW_S, HOP_S = 5.0, 1.0  # of the bundle's decisions; a window holds a patch's stride at least
 SURE_WINDOW_S = 2.0  # where sure patches count more, doubtful ones need not be outvoted: sooner heard and over (LOG.md)
-_FACTS = ("data", "recipe", "qat", "teachers", "versions")  # of a run, into the provenance
+_FACTS = ("data", "recipe", "qat", "teachers", "pruned", "versions")  # of a run, into the provenance
 N_PARITY = 16  # patches that every engine runs before a bundle is written
 
 

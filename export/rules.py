@@ -66,7 +66,7 @@ def unheard(bundle: Bundle, dataset: Dataset, runs: Path | None) -> list[Trace]:
         )
     bundles = bundles_of_folds(runs, dataset, bundle.format)
     for other in bundles.values():
-        _check_alike(bundle, other)
+        check_alike(bundle, other)
     return hear_folds(bundles, dataset)
 
 
@@ -103,7 +103,8 @@ def hear_folds(bundles: dict[int, Bundle], dataset: Dataset) -> list[Trace]:
     return [t for fold, one in bundles.items() for t in hear(one, clips[fold], [fold] * len(clips[fold]), fold)]
 
 
-def _check_alike(bundle: Bundle, other: Bundle) -> None:
+def check_alike(bundle: Bundle, other: Bundle) -> None:
+    """Raises ValueError for a bundle of a fold that is none of the same system, of which nothing can be learned."""
     shapes = [[(m.name, m.frontend, m.patch) for m in b.members] for b in (bundle, other)]
     if shapes[0] != shapes[1] or other.labels != bundle.labels or other.fuse != bundle.fuse:
         raise ValueError(f"{other.folder} differs from {bundle.folder} in labels, front ends or fusion: fit them alike")

@@ -37,10 +37,17 @@ def test_calibration_corrects_nets_that_are_too_sure():
     assert nets[CALIBRATED].losses.mean() < nets[PROD].losses.mean() / 2
 
 
-def test_difference_of_a_row_from_itself_is_nothing():
-    nets = columns([told(0)], TRUTH, FOLDS)["int8"]
-    nothing = nets[PROD].less(nets[PROD])
-    assert not nothing.hits.any() and not nothing.losses.any()
+def test_difference_of_two_rows_is_taken_clip_by_clip():
+    right, wrong = np.log([[0.9, 0.1]]), np.log([[0.2, 0.8]])
+    one, other = ([{form: {"mel": np.repeat(p, 2, axis=0)} for form in ("float", "int8")}] for p in (right, wrong))
+    nets = [columns(seeds, np.array([0, 1]), np.array([1, 2]))["int8"]["mel"] for seeds in (one, other)]
+    difference = nets[0].less(nets[1])
+    assert difference.hits.tolist() == [1, -1]  # right where the other is wrong, and the other way round
+    assert difference.losses == pytest.approx([np.log(0.2 / 0.9), np.log(0.8 / 0.1)])
+
+
+def test_nothing_is_calibrated_where_one_fold_is_published():
+    assert CALIBRATED not in columns([told(0)], TRUTH, np.ones(80, int))["int8"]
 
 
 def test_rows_name_a_folder_and_perhaps_bundles():

@@ -109,6 +109,9 @@ def test_the_text_says_what_was_looped_and_what_the_paper_has(scored):
     table, _, _ = scored
     text = dcase.text(table)
     assert "36 clips are shorter than a patch of 3.25 s and were repeated" in text
+    assert "one pass of every net (patches of 3.25, 3.25, 3.25 s):" in text
+    uneven = dcase.text({**table, "patch_s": [1.8, 3.25, 3.25]})
+    assert "shorter than a patch of 3.25 s" in uneven and "(patches of 1.80, 3.25, 3.25 s)" in uneven
     assert "device S4" in text and text.count("never trained on") == 4  # three devices, their group
     assert "does not say that it was trained on this list's other half" in text
     for line, paper in (("all clips", 66.7), ("device A", 79.1), ("device S6", 60.3)):
@@ -191,6 +194,7 @@ def test_what_is_not_held_out_is_not_scored(tau_2020, small_bundle, sounds):
         ([], "--budget 128kb to train", SystemExit),
         (["--bundle", "b", "--epochs", "3"], "unrecognized arguments: --epochs 3", SystemExit),
         (["--budget", "128kb", "--fold", "2"], "has no fold 2", ValueError),
+        (["--budget", "128kb", "--fold", "0"], "--fold 0 tests nothing: choose some of 1", ValueError),
         (["--budget", "much"], "'much' is not a size", ValueError),
         (["--bundle", "nowhere"], "nowhere is no bundle", ValueError),
     ],

@@ -150,6 +150,24 @@ def test_cards_of_nothing(trainings, small_bundle, cache, tmp_path):
     described(small_bundle, tmp_path / "blank", "x")
     with pytest.raises(ValueError, match="does not say how its nets were trained"):
         card.main([str(tmp_path / "blank"), "--folds", str(lofo), "--data", str(data)])
+    shutil.copytree(lofo, tmp_path / "mixed")
+    meta = tmp_path / "mixed" / "fold2" / "gam" / "meta.json"
+    values = json.loads(meta.read_text())
+    meta.write_text(json.dumps(values | {"recipe": {**values["recipe"], "seed": 6}}))
+    with pytest.raises(ValueError, match=r"fold2/bundle was not made of .*gam: call compress\.folds again"):
+        card.main([str(ear), "--folds", str(tmp_path / "mixed"), "--data", str(data), "--cache", str(cache)])
+    meta.write_text(json.dumps(values))
+    file = tmp_path / "mixed" / "fold2" / "bundle" / "bundle.json"
+    values = json.loads(file.read_text())
+    values["members"][0]["temperature"] = 2.0
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="its temperatures know the clips that judge it"):
+        card.main([str(ear), "--folds", str(tmp_path / "mixed"), "--data", str(data), "--cache", str(cache)])
+    values["members"][0]["temperature"] = 1.0
+    values["members"][0]["patch"] = {**Bundle.load(ear).members[0].patch.to_json(), "stride": 8}
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"differs from .*ear in labels, front ends or fusion"):
+        card.main([str(ear), "--folds", str(tmp_path / "mixed"), "--data", str(data), "--cache", str(cache)])
     (tmp_path / "l.json").write_text('{"rows": 3}')
     with pytest.raises(ValueError, match=r"l\.json is no table of compress\.levels"):
         card.main([str(ear), "--folds", str(lofo), "--data", str(data), "--levels", str(tmp_path / "l.json")])
