@@ -10,18 +10,18 @@ from compress.trials import DONE, shape_of
 from train import scores
 from train.data import inner_split
 from train.features import features
-from train.loop import clip_log_probabilities, fit
+from train.loop import Diverged, clip_log_probabilities, fit
 from train.trainer import new_run
 
 N_PARTS = 4  # of the training clips: trials are scored on the first, finalists on the others
 N_FINALISTS = 3  # besides the shipped proportions
 
 
-def thrice(say, what, epochs):
-    """-> a `report` that says so thrice."""
+def progress_of(say, what, epochs):
+    """-> a `report` of `validated` that says how far it is."""
 
     def report(epoch, score):
-        if epoch < epochs and epoch % max(1, epochs // 3) == 0:
+        if epoch < epochs:
             say(f"{what}, epoch {epoch}/{epochs}: log loss {score['log_loss']:.3f}")
 
     return report
@@ -67,10 +67,17 @@ def finals(study, task, labels, clips, say):
             recipe = plain_recipe(task.final_epochs, task.seed)
             folder = task.folder / "finalists" / f"{study.study_name}-{shape.digest}" / f"part{part}"
             what = f"finalist {shape}, part {part}"
-            report = thrice(say, what, task.final_epochs)
-            parts.append(validated(shape, task, labels, train, valid, recipe, folder, report))
+            report = progress_of(say, what, task.final_epochs)
+            try:
+                parts.append(validated(shape, task, labels, train, valid, recipe, folder, report))
+            except Diverged as why:
+                say(f"{what}: left out, {why}")
+                break
             say(f"{what}: log loss {parts[-1]['log_loss']:.3f}, accuracy {parts[-1]['accuracy']:.1%}")
-        found.append(_finalist(shape, trial, parts, len(labels)))
+        else:
+            found.append(_finalist(shape, trial, parts, len(labels)))
+    if not found:
+        raise ValueError(f"{task.name}: every finalist's loss became infinite: choose another --seed")
     return sorted(found, key=lambda finalist: finalist["log_loss"])
 
 

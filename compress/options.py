@@ -11,6 +11,7 @@ from runtime.frontend import PRESETS
 from train.data import RECORDINGS
 from train.features import CACHE
 
+SEARCH_EPOCHS = 18  # of a trial
 TEACHERS = "teachers"  # folder of --runs for the nets of --taught-by
 
 
@@ -34,7 +35,7 @@ def arguments(argv):
         action="append",
         default=[],
         metavar="RUN",
-        help="trained run to distil from, of any spectrogram; several teach by their product",
+        help="trained run to distil from, of any spectrogram; several teach by their geometric mean",
     )
     parser.add_argument(
         "--taught-by",
@@ -104,7 +105,7 @@ def _search_options(group):
         help="of trials per spectrogram, all calls together (default: no search)",
     )
     group.add_argument("--shapes", type=Path, metavar="FILE", help="search.json of a search: the shapes it has chosen")
-    group.add_argument("--search-epochs", type=int, default=18, help="of a trial (default 18)")
+    group.add_argument("--search-epochs", type=int, help=f"of a trial (default {SEARCH_EPOCHS})")
     group.add_argument("--ram", type=parse_bytes, help="bytes of tensor arena that each net may take, such as 256kb")
     group.add_argument("--macs", type=int, help="multiply-accumulates of a patch that each net may take")
     group.add_argument(
@@ -132,12 +133,16 @@ def _check(args):
     if args.prune_from and (args.teacher or args.search is not None):
         raise ValueError("--prune-from takes no --teacher and no --search: the wider nets give the shape and teach it")
     if args.search is None:
-        for name in ("ram", "macs", "storage"):
+        for name in ("search_epochs", "ram", "macs", "storage"):
             if getattr(args, name) is not None:
-                raise ValueError(f"--{name} {getattr(args, name)} is for a search: add --search HOURS")
+                raise ValueError(
+                    f"--{name.replace('_', '-')} {getattr(args, name)} is for a search: add --search HOURS"
+                )
         return
     if not 0 < args.search < math.inf:
         raise ValueError(f"--search {args.search:g}: give hours above 0, such as 2 or 0.5")
+    if args.search_epochs is None:
+        args.search_epochs = SEARCH_EPOCHS
     if not 1 <= args.search_epochs <= 100_000:
         raise ValueError(f"--search-epochs {args.search_epochs}: choose 1 to 100000")
     if args.macs is not None and args.macs < 1:

@@ -47,7 +47,7 @@ def text(nets):
     return "\n".join(lines)
 
 
-_FIELDS = ("widths", "decomposed", "n_bands", "n_frames", "hop_length")
+_FIELDS = ("widths", "decomposed", "n_bands", "n_frames", "hop_length", "win_length", "quietest_db")
 
 
 def _line(cost, log_loss, accuracy, what):

@@ -21,12 +21,13 @@ from pathlib import Path
 import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
-from compress.finals import N_PARTS, finals, thrice, validated
+from compress.finals import N_PARTS, finals, progress_of, validated
 from compress.proposals import propose, shipped
 from compress.recipe import plain_recipe
 from compress.shapes import CERTAINTY, QUIETEST_DB, Limits, costs
 from compress.trials import DONE, FAILED, PRUNED, RUNNING, rows, shape_of, spent_s, write_log
 from train.data import inner_split, load_dataset, split
+from train.loop import Diverged
 from train.recipe import Recipe
 
 MAX_IN_VAIN = 100  # trials in a row that trained nothing
@@ -68,6 +69,8 @@ def search(task, say=print):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     dataset = load_dataset(task.data)
     clips, _ = split(dataset, task.fold)
+    for part in range(2, N_PARTS + 1):  # those of the finalists: can they be made, before hours of trials
+        inner_split(clips, part, N_PARTS)
     train, valid = inner_split(clips, 1, N_PARTS)
     study = open_study(task, [[clip.path.name, clip.label] for clip in clips])
     _take_up(study, task)
@@ -140,7 +143,7 @@ def _take_up(study, task):
     """Trials that ended with their process, here: what they proposed is tried again, from their last epoch on."""
     for trial in study.get_trials(deepcopy=False, states=(RUNNING,)):
         host, pid = trial.user_attrs.get("worker", (None, None))
-        if host == socket.gethostname() and not _is_alive(pid):
+        if host == socket.gethostname() and (pid == os.getpid() or not _is_alive(pid)):  # ours: a container's first
             study.tell(trial.number, state=FAILED)
             study.enqueue_trial(trial.params, user_attrs={k: v for k, v in trial.user_attrs.items() if k == "shipped"})
 
@@ -171,7 +174,7 @@ def _try(trial, study, task, labels, train, valid, say):
             trial.set_user_attr("why", f"the same net as trial {other.number}")
             raise Useless(f"the same net as trial {other.number}")
 
-    progress = thrice(say, f"trial {trial.number}", task.trial_epochs)
+    progress = progress_of(say, f"trial {trial.number}", task.trial_epochs)
 
     def report(epoch, score):
         progress(epoch, score)
@@ -184,7 +187,12 @@ def _try(trial, study, task, labels, train, valid, say):
 
     folder = task.folder / "trials" / f"{study.study_name}-{shape.digest}"
     recipe = plain_recipe(task.trial_epochs, task.seed)
-    score = validated(shape, task, labels, train, valid, recipe, folder, report)
+    try:
+        score = validated(shape, task, labels, train, valid, recipe, folder, report)
+    except Diverged as why:
+        shutil.rmtree(folder, ignore_errors=True)
+        trial.set_user_attr("why", str(why))
+        raise Useless(str(why)) from why
     trial.set_user_attr("accuracy", score["accuracy"])  # where all was trained before the process died, nobody said it
     shutil.rmtree(folder)  # its numbers are in the study
     return score

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from runtime.frontend import PRESETS
 from train.cnn7 import WIDTHS_DEPLOYED
 from train.data import inner_split, load_dataset, split
 from train.features import PatchShape
+from train.loop import Diverged
 from train.run import load_run
 
 study = pytest.importorskip("compress.study")
@@ -173,6 +175,46 @@ def test_the_same_net_is_not_trained_twice(sounds, cache, tmp_path):
     assert len(said) == 1
 
 
+def test_a_training_that_fails_is_a_trial_that_failed(sounds, cache, tmp_path, monkeypatch):
+    """It is not proposed for ever; a finalist that fails is left out."""
+
+    def fails(*args):
+        raise Diverged("the loss became nan")
+
+    monkeypatch.setattr(study, "MAX_IN_VAIN", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "validated", fails)
+        one = task(sounds, cache, tmp_path / "trials", hours=1)
+        with pytest.raises(ValueError, match="2 trials in a row trained nothing, the last: the loss became nan"):
+            study.search(one, lambda line: None)
+        assert [row["state"] for row in trials_of.rows(trials(one))] == ["fail", "fail"]
+    monkeypatch.setattr(finals, "validated", fails)
+    said = []
+    with pytest.raises(ValueError, match="every finalist's loss became infinite"):
+        study.search(task(sounds, cache, tmp_path / "finalists"), said.append)
+    assert "part 2: left out, the loss became nan" in said[-1]
+
+
+def test_what_this_very_process_left_unfinished_is_taken_up(sounds, cache, tmp_path):
+    """In a container every call may have the same number."""
+    one = task(sounds, cache, tmp_path)
+    lost = trials(one).ask()
+    lost.set_user_attr("worker", [socket.gethostname(), os.getpid()])
+    (finalist,) = study.search(one, lambda line: None)
+    assert finalist["shipped"] and [row["state"] for row in trials_of.rows(trials(one))] == ["fail", "complete"]
+
+
+def test_originals_that_the_finalists_cannot_share_end_it_at_once(sounds, cache, tmp_path):
+    data = tmp_path / "three"
+    for label in ("hum", "pulses"):
+        (data / label).mkdir(parents=True)
+        for i in range(3):
+            shutil.copy(sounds / "audio" / f"{label}{i}.wav", data / label)
+    with pytest.raises(ValueError, match="do not make 4 parts"):
+        study.search(task(data, cache, tmp_path / "s", fold=None), lambda line: None)
+    assert not (tmp_path / "s").exists()
+
+
 def test_limits_that_nothing_meets_end_the_search(sounds, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "MAX_IN_VAIN", 3)
     with pytest.raises(
@@ -202,6 +244,7 @@ BAD = {
     ("--search", "1", "--macs", "0"): "at least 1",
     ("--ram", "256kb"): "is for a search",
     ("--storage", "x"): "is for a search",
+    ("--search-epochs", "6"): "--search-epochs 6 is for a search",
 }
 
 
@@ -225,11 +268,12 @@ def test_without_optuna_there_is_no_search(monkeypatch):
     assert cnn7.arguments(["--budget", "128kb"]).search is None
 
 
-def test_identity_of_commands_names_what_they_ask_for():
+def test_identity_of_commands_names_what_they_ask_for(small_runs, tmp_path):
     keys = [
         "budget_bytes",
         "data",
         "clips",
+        "files",
         "teachers",
         "fold",
         "epochs",
@@ -245,8 +289,13 @@ def test_identity_of_commands_names_what_they_ask_for():
     assert list(cnn7.identity(cnn7.arguments(["--budget", "128kb"]), [])) == keys
     searched = cnn7.arguments(["--budget", "128kb", "--search", "2", "--ram", "256kb"])
     assert list(cnn7.identity(searched, [])) == [*keys, "search", "search_epochs", "ram"]
-    pruned = cnn7.arguments(["--budget", "128kb", "--prune-from", "runs/wide"])
-    assert list(cnn7.identity(pruned, [])) == [*keys[:-1], "prune_from"]
+    for name, run_ in zip(("mel", "gam", "cqt"), small_runs):
+        run_.save(tmp_path / name)
+    pruned = cnn7.arguments(["--budget", "128kb", "--prune-from", str(tmp_path)])
+    before = cnn7.identity(pruned, [])
+    assert list(before) == [*keys[:-1], "prune_from"]
+    small_runs[1].save(tmp_path / "mel")  # the wide net changed
+    assert cnn7.identity(pruned, [])["prune_from"] != before["prune_from"]
     taught = cnn7.arguments(["--budget", "128kb", "--taught-by", "1mb"])
     taught.teacher = []  # trained later
     assert list(cnn7.identity(taught, [])) == [*keys[:-1], "taught_by", "quietest_db"]
