@@ -22,8 +22,8 @@ def main(argv=None):
     args = _arguments(argv)
     dataset = load_dataset(args.data)
     for budget in args.budgets:  # an option that is none, or a budget that nothing fits, ends it here
-        folds.arguments(_call(args, budget))
         largest_fitting(budget, len(dataset.labels))
+        folds.checked(folds.arguments(_call(args, budget)), dataset)
     rows = []
     for budget in args.budgets:
         print(f"\n{_name(budget)}: {len(dataset.folds)} folds", flush=True)
@@ -68,7 +68,7 @@ def _row(budget, call, fold_numbers):
 
 def text(rows):
     """Rows of `_row` -> a table; accuracies of the int8 TFLite files."""
-    head = ["budget", "tflite B", "onnx B", "widths", "mel", "gam", "cqt", "PROD", "Wilson 95 %", "log loss",
+    head = ["budget", "tflite B", "onnx B", "widths of mel", "mel", "gam", "cqt", "PROD", "Wilson 95 %", "log loss",
             "PROD float"]  # fmt: skip
     table = [head]
     for row in rows:

@@ -33,7 +33,7 @@ from train.loop import clip_log_probabilities
 from train.run import load_run, weights_digest
 from train.teachers import load_teachers, opinions
 from train.trainer import train
-from train.workers import workers
+from train.workers import check_n, workers
 
 
 def train_member(name, shape, args):
@@ -62,8 +62,7 @@ def train_member(name, shape, args):
 
 def train_members(shapes, args, dataset):
     """The three nets of these shapes, side by side, into --runs."""
-    alike = len(set(shapes.values())) == 1
-    nets = str(shapes["mel"]) if alike else "; ".join(f"{name} {shape}" for name, shape in shapes.items())
+    nets = "; ".join(f"{name} {shape}" for name, shape in shapes.items())
     print(f"three nets of widths {nets}, {len(args.teacher)} teachers, {args.epochs} epochs each", flush=True)
     with workers(args.workers) as starmap:
         for name, shape in shapes.items():  # once, here: the trainings that share the cache start together
@@ -84,6 +83,10 @@ def _recipe(args):
     return recipe(args.epochs, args.seed, not args.no_augmentation, args.noise_share)
 
 
+def _qat_recipe(args):
+    return qat.recipe(args.qat_epochs, args.seed, not args.no_augmentation, args.noise_share)
+
+
 def tuned(name, args):
     """The member's run, trained on with its int8 rounding; one that is done is read back from its checkpoint."""
     run = load_run(args.runs / name)
@@ -91,7 +94,7 @@ def tuned(name, args):
     clips, _ = split(dataset, args.fold)
     return qat.finetune(
         run, features(clips, run.frontend, args.cache), [dataset.labels.index(clip.label) for clip in clips],
-        calibration_patches(run, clips, args.cache), qat.recipe(args.qat_epochs, args.seed),
+        calibration_patches(run, clips, args.cache), _qat_recipe(args),
         args.runs / name / "qat", say=lambda line: print(f"{name}, int8: {line}", flush=True),
     )  # fmt: skip
 
@@ -187,9 +190,12 @@ def check(args, dataset):
         load_teachers(args.teacher, dataset, args.fold)
     for name in PRESETS if args.prune_from else ():
         prune.check_source(load_run(args.prune_from / name), args.prune_from / name, dataset, args.fold)
+    if args.prune_from:
+        shapes_for(args, dataset.labels)  # whether the wide nets can be pruned to this budget
+    check_n(args.workers)
     _recipe(args)
     if args.qat_epochs:
-        qat.recipe(args.qat_epochs, args.seed)
+        _qat_recipe(args)
 
 
 def identity(args, clips):
@@ -202,12 +208,13 @@ def identity(args, clips):
         "ram": args.ram,
         "macs": args.macs,
         "shapes": args.shapes and hashlib.sha256(args.shapes.read_bytes()).hexdigest(),
-        "prune_from": args.prune_from and str(args.prune_from.resolve()),
+        "prune_from": args.prune_from and [weights_digest(args.prune_from / name) for name in PRESETS],
     }
     return {
         "budget_bytes": parse_bytes(args.budget),
         "data": str(args.data.resolve()),
         "clips": fingerprint(clips),
+        "files": _files(clips),
         "teachers": [weights_digest(path) for path in args.teacher],
         "fold": args.fold,
         "epochs": args.epochs,
@@ -218,6 +225,12 @@ def identity(args, clips):
         "certainty": CERTAINTY,
         **{name: value for name, value in later.items() if value is not None},  # those of before must stay the same
     }
+
+
+def _files(clips):
+    """Changes where a recording is replaced under its name."""
+    stats = sorted([clip.path.name, clip.path.stat().st_size, clip.path.stat().st_mtime_ns] for clip in clips)
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
 
 def evaluation_path(args):

@@ -40,15 +40,11 @@ def _pool(scores):
 def main(argv=None):
     args = arguments(argv)
     dataset = load_dataset(args.data)
-    calls = list(_calls(args, dataset.folds))
-    for call in calls:
-        fold = cnn7.arguments(call)
-        cnn7.check(fold, dataset)
-        if not split(dataset, fold.fold)[1]:
-            raise DataError(
-                f"{dataset.name}: fold {fold.fold} tests nothing: record at least five sounds of each class"
-            )
-    tables = [_table(args, dataset, call) for call in calls]
+    calls = checked(args, dataset)
+    copies = load_dataset(args.score_on) if args.score_on else None
+    for call in calls if copies else ():  # before hours of training
+        _copies_of(dataset, cnn7.arguments(call).fold, copies)
+    tables = [_table(args, dataset, copies, call) for call in calls]
     rows = pooled(tables)
     n = sum(table["PROD"]["tflite"]["n"] for table in tables)
     print(f"\nevery fold held out once, last epoch{f', scored on {args.score_on}' if args.score_on else ''}")
@@ -60,6 +56,19 @@ def main(argv=None):
     print(f"PROD, TFLite: {by_fold} by fold; {low:.1%} to {high:.1%} if clips were independent (Wilson, 95 %)")
     print("per class: " + ", ".join(f"{k} {v:.0%}" for k, v in rows["PROD"]["tflite"]["per_class"].items()))
     write_atomic(table_path(args), lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
+
+
+def checked(args, dataset):
+    """-> what to call compress.cnn7 with, fold by fold. Raises ValueError for what would end one of them later."""
+    calls = list(_calls(args, dataset.folds))
+    for call in calls:
+        fold = cnn7.arguments(call)
+        cnn7.check(fold, dataset)
+        if not split(dataset, fold.fold)[1]:
+            raise DataError(
+                f"{dataset.name}: fold {fold.fold} tests nothing: record at least five sounds of each class"
+            )
+    return calls
 
 
 def table_path(args):
@@ -85,20 +94,30 @@ def _calls(args, folds):
         ]  # fmt: skip
 
 
-def _table(args, dataset, call):
+def _copies_of(dataset, fold, copies):
+    """-> clips of the data set `copies` that go by the names and classes of those that `fold` tests. Raises DataError."""
+    if copies.labels != dataset.labels:
+        raise DataError(f"--score-on {copies.name} has other classes than {dataset.name}")
+    heard, tested = ({(clip.label, clip.path.stem) for clip in part} for part in split(dataset, fold))
+    found = [clip for clip in copies.clips if (clip.label, clip.path.stem) in tested - heard]
+    if not found:
+        raise DataError(
+            f"--score-on {copies.name} holds no copy, by its name, of what fold {fold} of {dataset.name} tests"
+        )
+    return found
+
+
+def _table(args, dataset, copies, call):
     """A fold's table, made where it is not there yet: what cnn7 wrote, or its nets' scores on another copy."""
     fold = cnn7.arguments(call)
     if cnn7.is_finished(fold, dataset.clips):
         print(f"fold {fold.fold} is done: {fold.out}", flush=True)
     else:
         cnn7.make(fold, dataset)
-    if args.score_on is None:
+    if copies is None:
         return json.loads(cnn7.evaluation_path(fold).read_text())
-    other = load_dataset(args.score_on)
-    if other.labels != dataset.labels:
-        raise ValueError(f"{args.score_on} has other classes than {args.data}")
     runs = [load_run(fold.runs / name) for name in PRESETS]
-    return cnn7.evaluate(fold.out, runs, split(other, fold.fold)[1], dataset.labels, args.cache)
+    return cnn7.evaluate(fold.out, runs, _copies_of(dataset, fold.fold, copies), dataset.labels, args.cache)
 
 
 def arguments(argv):
@@ -106,7 +125,9 @@ def arguments(argv):
     parser.add_argument("--budget", required=True, help="as of compress.cnn7, such as 128kb")
     parser.add_argument("--data", type=Path, default=RECORDINGS, help="recordings (default: those that ship)")
     parser.add_argument(
-        "--score-on", type=Path, help="another copy of the same recordings, in another coding say, to score on instead"
+        "--score-on",
+        type=Path,
+        help="copies of the recordings by the same names, in another coding say, to score on instead",
     )
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training (default %(default)s)")
     parser.add_argument("--qat-epochs", type=int, default=0, help="as of compress.cnn7 (default 0)")

@@ -19,7 +19,7 @@ from train.data import check_heard, split
 from train.features import features
 from train.loop import clip_log_probabilities, fit
 from train.run import load_run, weights_digest
-from train.trainer import made_noises
+from train.trainer import data_facts, made_noises
 
 LR = 1e-3  # a third of the training's: most of what is left has been learned
 BATCH = 16  # patches at once, while importance is measured
@@ -160,7 +160,8 @@ def prune(source, widths, dataset, fold, epochs, seed, folder, *, cache, noise_s
         last = {"last": scores.score(log_p, test_clips, dataset.labels)}
         scores.save_predictions(folder, log_p, test_clips, dataset.labels)
     run.meta = {
-        **{key: large.meta[key] for key in ("data", "versions") if key in large.meta},
+        "versions": large.meta.get("versions", {}),
+        "data": data_facts(dataset, fold, run.frontend.sr),
         "seconds_per_epoch": run.meta.get("seconds_per_epoch"),
         "scores": last,
         "history": history,

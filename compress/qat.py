@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compress.recipe import NOISE_SHARE
+from compress.recipe import NO_AUGMENTATION, NOISE_SHARE
 from export import int8
 from export.equalize import fit_for_int8
 from export.graph import Concat, Pool, Slice, graph_of, groups_of, shapes
@@ -96,9 +96,10 @@ def _array(parameter) -> np.ndarray:
     return parameter.detach().numpy()
 
 
-def recipe(epochs, seed=0):
-    """How to train on: slowly, after the float net's opinion alone."""
-    return Recipe(epochs=epochs, lr=LR, distill=1.0, weight_decay=0.0, seed=seed, noise_share=NOISE_SHARE)
+def recipe(epochs, seed=0, augmented=True, noise_share=NOISE_SHARE):
+    """How to train on: slowly, after the float net's opinion alone. The rest as compress.recipe.recipe says."""
+    full = Recipe(epochs=epochs, lr=LR, distill=1.0, weight_decay=0.0, seed=seed, noise_share=noise_share)
+    return full if augmented else dataclasses.replace(full, **NO_AUGMENTATION)
 
 
 def finetune(run, statics, targets, calibration, recipe, folder, *, say=print):

@@ -20,12 +20,12 @@ import torch
 from compress import tables_of_runs
 from compress.deployed import n_looped
 from compress.recipe import NO_AUGMENTATION
-from compress.workers import side_by_side
+from compress.workers import MAX_JOBS, side_by_side
 from compress.written import write_table
 from runtime import command
 from runtime.files import read_json
 from runtime.frontend import PRESETS
-from train.data import RECORDINGS, load_dataset, split
+from train.data import RECORDINGS, DataError, check_heard, load_dataset, split
 from train.features import CACHE, PatchShape, features
 from train.recipe import Recipe
 from train.results import load_results
@@ -95,9 +95,11 @@ def is_finished(net, fold, recipe, dataset, folder):
         return False
     wanted = {"frontend": net.frontend.to_json(), "patch": net.patch.to_json(), "recipe": recipe.to_json(),
               "labels": list(dataset.labels)}  # fmt: skip
-    data = meta.get("data")
-    of_data = isinstance(data, dict) and (data.get("name"), data.get("fold")) == (dataset.name, fold)
-    return of_data and all(meta.get(key) == value for key, value in wanted.items())
+    try:
+        check_heard(meta.get("data"), dataset, fold, folder)
+    except DataError:
+        return False
+    return meta["data"].get("name") == dataset.name and all(meta.get(key) == value for key, value in wanted.items())
 
 
 def trained(nets, args, dataset, folds):
@@ -163,9 +165,16 @@ def _arguments(argv):
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"default: the paper's {EPOCHS}")
     parser.add_argument("--batch-size", type=int, default=Recipe.batch_size, help="patches of one step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings side by side")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(os.cpu_count() or 1, MAX_JOBS),
+        help="trainings side by side (default: one for each core)",
+    )
     parser.add_argument("--cache", type=Path, default=CACHE, help="where features are kept")
     args = parser.parse_args(argv)
+    if args.table != "lengths" and (args.spectrogram or args.hop_length):
+        parser.error(f"--spectrogram and --hop-length are for lengths: {args.table} needs all of its nets")
     if args.nets and args.table not in tables_of_runs.MADE:
         parser.error(f"--nets: {args.table} compares nets of several shapes or lengths, and trains them")
     return args

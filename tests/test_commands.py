@@ -16,7 +16,7 @@ from runtime.bundle import Bundle
 from runtime.frontend import spectrogram
 from runtime.patches import deltas, patches
 from tests.conftest import SR, noise, run
-from train.data import Clip, load_dataset
+from train.data import Clip, load_dataset, split
 from train.run import load_run
 
 ROOT = Path(__file__).parents[1]
@@ -158,6 +158,8 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
                             "--noise-share", "0.1"])  # fmt: skip
     (command,) = map(cnn7.arguments, folds._calls(args, [1]))
     clips = [Clip(tmp_path / f"{label}.wav", label, fold, label) for fold, label in enumerate("ab", 1)]
+    for path in (tmp_path / f"{name}.wav" for name in "abc"):
+        path.write_bytes(b"a recording")
     assert (command.qat_epochs, command.out.name) == (2, "bundle-qat")
     assert not command.no_augmentation and not command.teacher
     assert cnn7.identity(command, clips)["recipe"]["noise_share"] == 0.1
@@ -189,9 +191,40 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     for others in (clips[:1], [clips[0], moved], [*clips, dataclasses.replace(moved, path=tmp_path / "c.wav")]):
         assert not cnn7.is_finished(command, others)
     assert cnn7.is_finished(command, clips[::-1])
+    clips[0].path.write_bytes(b"another")  # under the same name
+    assert not cnn7.is_finished(command, clips)
+    cnn7.finished_path(command).write_text(json.dumps(cnn7.identity(command, clips)))
+    assert cnn7.is_finished(command, clips)
     for damage in ("", "[]", '{"seed": 0}'):
         cnn7.finished_path(command).write_text(damage)
         assert not cnn7.is_finished(command, clips)
+
+
+def test_copies_are_scored_by_their_names(tmp_path):
+    """A folder per class is dealt into folds by content: copies in another coding would be dealt otherwise."""
+    from compress import folds
+
+    for i in range(10):
+        for k, label in enumerate(("hum", "pulses")):
+            for coding in ("wav", "flac"):
+                (tmp_path / coding / label).mkdir(parents=True, exist_ok=True)
+                soundfile.write(tmp_path / coding / label / f"{i}.{coding}", noise(0.1, seed=10 * k + i), SR)
+    dataset, copies = load_dataset(tmp_path / "wav"), load_dataset(tmp_path / "flac")
+    for fold in dataset.folds:
+        found = folds._copies_of(dataset, fold, copies)
+        tested = [(clip.label, clip.path.stem) for clip in split(dataset, fold)[1]]
+        assert [(clip.label, clip.path.stem) for clip in found] == tested and len(tested) == 4
+        assert {clip.path.suffix for clip in found} == {".flac"}
+    (tmp_path / "flac" / "hum").rename(tmp_path / "flac" / "rain")
+    args = ["--budget", "48kb", "--runs", str(tmp_path / "runs"), "--data", str(tmp_path / "wav")]
+    with pytest.raises(ValueError, match="--score-on flac has other classes than wav"):
+        folds.main([*args, "--score-on", str(tmp_path / "flac")])
+    (tmp_path / "flac" / "rain").rename(tmp_path / "flac" / "hum")
+    for path in (tmp_path / "flac").glob("*/*.flac"):
+        path.rename(path.with_stem(f"copy-{path.stem}"))
+    with pytest.raises(ValueError, match="holds no copy, by its name, of what fold 1 of wav tests"):
+        folds.main([*args, "--score-on", str(tmp_path / "flac")])
+    assert not (tmp_path / "runs").exists()
 
 
 def test_folds_that_cannot_all_be_trained_are_refused_before_the_first(sounds, tmp_path):

@@ -11,7 +11,7 @@ from random_nets import random_model, random_patches, torch_logits
 
 from compress import cnn7, prune
 from compress.shapes import Limits, Shape, costs
-from train.data import load_dataset
+from train.data import check_heard, load_dataset
 from train.run import load_run
 
 WIDTHS = (8, 16, 16, 24, 16, 32)
@@ -144,6 +144,13 @@ def test_a_trained_run_is_pruned_and_trained_on(sounds, cache, tmp_path):
         with pytest.raises(ValueError, match=words):
             prune.check_source(large, wide.runs / "mel", told, fold)
     prune.check_source(large, wide.runs / "mel", dataset, 2)
+    assert small.meta["data"] == large.meta["data"]
+    args.fold, args.runs = 0, tmp_path / "all"  # it hears what the wide net held out, and says so
+    cnn7.train_member("mel", small_shape, args)
+    facts = load_run(args.runs / "mel").meta["data"]
+    assert (facts["fold"], facts["n_train"], facts["n_test"]) == (0, 16, 0)
+    with pytest.raises(ValueError, match="held out fold 0"):
+        check_heard(facts, dataset, 2, "it")
 
 
 def test_pruning_goes_with_no_search():

@@ -113,6 +113,13 @@ def test_finetune_resumes_to_the_same_numbers(small_runs, tmp_path):
         assert torch.equal(a, b)
 
 
+def test_the_recipe_is_asked_for_what_the_training_is():
+    assert qat.recipe(3).noise_share == 0.25 and qat.recipe(3, noise_share=0.0).noise_share == 0
+    plain = qat.recipe(3, augmented=False)
+    assert (plain.mixup_alpha, plain.gain_db, plain.noise_share, plain.mask_bands) == (0, 0, 0, 0)
+    assert (plain.epochs, plain.lr, plain.distill) == (3, qat.LR, 1.0)
+
+
 def test_order_paper_is_refused():
     graph = graph_of(random_model((4,) * 6, order="paper"), (3, 16, 16))
     with pytest.raises(ValueError, match="--shape deployed"):

@@ -90,6 +90,8 @@ def test_another_recipe_is_another_training(small, sounds, cache, tmp_path):
     for fold, recipe in ((1, net.recipe(2, 4, 0)), (1, net.recipe(1, 4, 1)), (2, net.recipe(1, 4, 0))):
         assert not tables.is_finished(net, fold, recipe, dataset, folder)
     assert not tables.is_finished(net, 1, net.recipe(1, 4, 0), dataset, tmp_path)
+    fewer = dataclasses.replace(dataset, clips=dataset.clips[1:-1])
+    assert not tables.is_finished(net, 1, net.recipe(1, 4, 0), fewer, folder)
 
 
 def test_fusion_and_classes_of_one_training(small, sounds, cache):
