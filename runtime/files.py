@@ -11,7 +11,10 @@ MAX_JSON_BYTES = 32 << 20
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """write(partial path), then rename: the file is there whole or not at all. A link stays one; a device is written to."""
+    """write(partial path), then rename: the file is there whole or not at all. A link stays one; a device is written to.
+
+    Raises OSError that names `path`, not the partial file beside it.
+    """
     path = Path(path).resolve()
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, wanted a file", str(path))
@@ -22,16 +25,15 @@ def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
     try:
         write(partial)
         os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or f"cannot be written ({error})", str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Atomic, UTF-8. Raises OSError that names `path`, not the partial file beside it."""
-    try:
-        write_atomic(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+    """Atomic, UTF-8. Raises OSError as write_atomic does."""
+    write_atomic(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -22,6 +22,26 @@ def ends(body):
     return done.returncode, done.stdout, done.stderr
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    """A limit on the size of files, as a full disk: also for safetensors, whose error is none of the system's."""
+    for write in (
+        "write_atomic('x.bin', lambda path: path.write_bytes(bytes(100_000)))",
+        "write_tensors('x.bin', {'a': torch.zeros(100_000)})",
+        "save_array(Path('x.bin'), np.zeros(100_000))",
+    ):
+        body = f"""import os, resource; os.chdir({str(tmp_path)!r})
+    from pathlib import Path
+    import numpy as np, torch
+    from runtime.files import write_atomic
+    from train.features import save_array
+    from train.run import write_tensors
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    {write}"""
+        code, _, said = ends(body)
+        assert code == 1 and said.startswith("error: ") and said.rstrip().endswith(f"{tmp_path}/x.bin'"), said
+        assert said.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
 def test_what_ends_how():
     assert ends("print('done')") == (0, "done\n", "")
     assert ends("return 7") == (7, "", "")

@@ -112,6 +112,18 @@ def test_an_interrupted_stream_leaves_no_file(sounds, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_stream_that_fails_leaves_the_one_before(sounds, tmp_path):
+    out = ["--data", str(sounds), "--out", str(tmp_path / "s.wav"), "--minutes"]
+    ss.main([*out, "0.5"])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="no sound fits between the pauses"):
+        ss.write(tmp_path / "s.wav", iter([(np.zeros(1000, np.float32), None)]))
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(IsADirectoryError):
+        ss.main([*out[:3], str(tmp_path / "folder.wav"), "--minutes", "0.5"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from runtime.files import write_atomic
 from runtime.frontend import MEL
@@ -510,6 +511,32 @@ def test_training_with_noises_goes_on_where_it_was(small_runs, tmp_path, how):
     again = trained("stopped")
     assert again[0] == whole[0] and all(torch.equal(again[1][key], whole[1][key]) for key in whole[1])
     assert trained("stopped", make=lambda: pytest.fail("made anew"))[0] == whole[0]
+
+
+@pytest.mark.parametrize("damage", ["weights", "history", "cut"])
+def test_a_checkpoint_of_another_version_is_named(small_runs, tmp_path, damage):
+    run, sounds = small_net(small_runs), [level(-40, np.random.default_rng(i)) for i in range(6)]
+    recipe = Recipe(epochs=1, batch_size=4)
+    fit(run, sounds, [0, 1] * 3, recipe, tmp_path, say=lambda line: None)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    if damage == "weights":
+        tensors = {key: value for key, value in tensors.items() if "fc" not in key}
+    elif damage == "history":
+        del header["history"]
+    else:
+        header["history"] = header["history"][:-3]
+    save_file(tensors, path, header)
+    with pytest.raises(ValueError, match=r"(?s)checkpoint\.safetensors is damaged .* delete it to start anew"):
+        fit(small_net(small_runs), sounds, [0, 1] * 3, recipe, tmp_path, say=lambda line: None)
+
+
+def test_dollars_in_a_classes_name_are_no_mathematics(tmp_path):
+    table = {"confusion": [[3, 1], [0, 4]], "accuracy": 7 / 8, "n": 8}
+    scores.plot_confusion(tmp_path / "c.png", table, ("price $_$ alarm", "dog"))
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_other_statistics_are_another_training(small_runs, tmp_path):

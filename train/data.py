@@ -172,7 +172,9 @@ def _folder_clips(root: Path) -> list[Clip]:
             f"{root} holds {folders[0].name}/ and no table of what is in it: fetch the data set's lists too ({where})"
         )
     for folder in folders:
-        paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        paths = [
+            p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()
+        ]
         if not paths:
             raise DataError(f"{folder} holds no recordings ({', '.join(SUFFIXES)}): convert them or take it away")
         clips += [Clip(path, folder.name, None, _digest(path)) for path in paths]

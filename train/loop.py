@@ -14,12 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors.torch import load_file, safe_open
 
-from runtime.files import write_atomic
 from runtime.fusion import over_patches
 from train import augment
 from train.items import Items
+from train.run import write_tensors
 
 STEP_DECAY, STEP_BATCHES = 0.91, 200
 FIRST_RESTART_EPOCHS, RESTART_DECAY = 10, 1e-4
@@ -197,7 +197,7 @@ def _save(path, nets, optimizer, identity, history, seconds):
         tensors |= {f"adam.{i}.{key}": value.contiguous() for key, value in state.items() if value is not None}
     header = {"identity": identity, "history": json.dumps(history), "seconds": repr(seconds)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda partial: save_file(tensors, partial, header))
+    write_tensors(path, tensors, header)
 
 
 def _resume(path, nets, optimizer, identity):
@@ -213,16 +213,19 @@ def _resume(path, nets, optimizer, identity):
     if header.get("identity") != identity:
         print(f"{path} is of another recipe or other data: starting anew", file=sys.stderr)
         return [], 0.0
-    for name, net in nets.items():
-        start = f"{name}."
-        net.load_state_dict({key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)})
-    state = {}
-    for key, value in tensors.items():
-        if key.startswith("adam."):
-            _, i, name = key.split(".")
-            state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return json.loads(header["history"]), float(header.get("seconds", "nan"))  # not in those of before
+    try:
+        for name, net in nets.items():
+            start = f"{name}."
+            net.load_state_dict({key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)})
+        state = {}
+        for key, value in tensors.items():
+            if key.startswith("adam."):
+                _, i, name = key.split(".")
+                state.setdefault(int(i), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return json.loads(header["history"]), float(header.get("seconds", "nan"))  # not in those of before
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it to start anew") from error
 
 
 @torch.no_grad()

@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RECORDINGS, help="the pack's folder, replaced when all is done")
     parser.add_argument("--max-mb", type=float, default=15, help="the most it may take, in MB of 1024 * 1024 bytes")
     args = parser.parse_args()
+    if not 0 < args.max_mb < 1e6:
+        raise DataError(f"--max-mb {args.max_mb}: choose more than 0, less than 1000000")
     print(pack(args.source, args.out, max_bytes=int(args.max_mb * 2**20)))
 
 

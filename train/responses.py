@@ -10,6 +10,7 @@ for tests of robustness and as augmentation: length and delay stay.
 """
 
 import argparse
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -157,17 +158,21 @@ def read_responses(folder, sr):
     return found
 
 
-def write(folder, responses, sr):
-    """Each response as a 32-bit float wav."""
+def _write_wav(path, taps, sr):
     import soundfile
 
+    try:
+        soundfile.write(path, taps, sr, subtype="FLOAT", format="WAV")
+    except soundfile.LibsndfileError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
+
+
+def write(folder, responses, sr):
+    """Each response as a 32-bit float wav."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, response in responses.items():
-        write_atomic(
-            folder / f"{name}.wav",
-            lambda path, taps=response: soundfile.write(path, taps, sr, subtype="FLOAT", format="WAV"),
-        )
+        write_atomic(folder / f"{name}.wav", lambda path, taps=response: _write_wav(path, taps, sr))
 
 
 def plot(path, responses, sr):

@@ -1,6 +1,7 @@
 """A training run on disk: model.safetensors and meta.json. Nothing in it can run code."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -14,6 +15,18 @@ from runtime.files import write_atomic
 from runtime.frontend import Frontend
 from train.features import PatchShape, Stack, frontend_from_json
 from train.models import MODELS
+
+
+def write_tensors(path, tensors, header=None):
+    """Atomic; header: {str: str}. Raises OSError, which safetensors' own error on a full disk is not."""
+
+    def write(partial):
+        try:
+            save_file(tensors, partial, header)
+        except safetensors.SafetensorError as error:
+            raise OSError(errno.EIO, str(error), str(partial)) from error
+
+    write_atomic(path, write)
 
 
 @dataclasses.dataclass
@@ -38,7 +51,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"net.{key}": value.contiguous() for key, value in self.model.state_dict().items()}
         tensors |= {"normalise.mean": torch.from_numpy(self.mean), "normalise.std": torch.from_numpy(self.std)}
-        write_atomic(folder / name, lambda path: save_file(tensors, path))
+        write_tensors(folder / name, tensors)
 
     def save(self, folder):
         self.save_weights(folder)

@@ -156,6 +156,11 @@ def text(scores):
     return "\n".join(lines)
 
 
+def plain(name):
+    """-> a name as matplotlib shows it as it is: two dollars would make it mathematics."""
+    return name.replace("$", r"\$")
+
+
 def plot_confusion(path, scores, labels):
     """PNG: rows are the truth, columns what the net said."""
     figure, axes = _figure(1 + 0.5 * len(labels))
@@ -163,8 +168,9 @@ def plot_confusion(path, scores, labels):
     axes.imshow(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
     for i, j in zip(*np.nonzero(confusion)):
         axes.text(j, i, confusion[i, j], ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
+    names = [plain(label) for label in labels]
+    axes.set_xticks(range(len(labels)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(labels)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"{scores['accuracy']:.1%} of {scores['n']} clips")

@@ -150,7 +150,7 @@ def _gain(sound, level_db):
 def write(out, pieces, seconds=None):
     """Pieces of soundscape() -> `out`, a 16-bit WAV, and its labels beside it. -> the labels. Progress on stderr.
 
-    The sound is never whole in memory, and the files are there whole or not at all.
+    The sound is never whole in memory, and the files are there whole or not at all. Raises DataError where no sound fits.
     """
     labels, started = [], time.monotonic()
 
@@ -171,8 +171,13 @@ def write(out, pieces, seconds=None):
         if shown > started:
             print(file=sys.stderr)
 
-    write_atomic(out, write_wav)
-    write_atomic(labels_path(out), lambda path: write_labels(path, labels))
+    def write_both(path):
+        write_wav(path)
+        if not labels:
+            raise DataError("no sound fits between the pauses: choose --minutes 1 or more")
+        write_atomic(labels_path(out), lambda partial: write_labels(partial, labels))
+
+    write_atomic(out, write_both)
     return labels
 
 
@@ -195,10 +200,6 @@ def main(argv=None):
     clips = split(dataset, args.fold)[1 if args.fold else 0]
     pieces = soundscape(clips, args.minutes, args.seed, args.noise, args.noise_db, args.snr)
     labels = write(args.out, pieces, args.minutes * 60)
-    if not labels:
-        args.out.unlink()
-        labels_path(args.out).unlink()
-        raise DataError(f"--minutes {args.minutes:g}: no sound fits between the pauses, choose 1 or more")
     n_classes = len({label.event_label for label in labels})
     print(f"{args.out}: {args.minutes:g} min, {len(labels)} sounds of {n_classes} classes; {labels_path(args.out)}")
     print(f"next: python -m runtime.score {args.out} {labels_path(args.out)}")

@@ -64,6 +64,8 @@ def train(
     log_p = clip_log_probabilities(run, test_statics) if test_clips else None
     if not writes:
         return run, log_p
+    for stale in () if test_clips else (scores.PREDICTIONS, "confusion.png", "best.safetensors"):
+        (folder / stale).unlink(missing_ok=True)  # of a training before, which held a fold out
     run.meta |= {
         "scores": {"last": scores.score(log_p, test_clips, dataset.labels)} if test_clips else {},
         "history": history,
