@@ -150,17 +150,21 @@ def main(argv=None):
     if len(set(names)) < len(names):
         raise ValueError(f"--folds {', '.join(map(str, args.folds))}: two folders have one name, rename one")
     bundle, dataset = Bundle.load(args.bundle, engine.choose(args.engine)), load_dataset(args.data)
-    levels = _levels(args.levels) if args.levels else None
+    levels = _levels(args.levels, dataset) if args.levels else None
     runs_of(bundle)  # before anything is scored
     write_text(args.bundle / CARD, card(bundle, args.data, dataset, args.folds, args.cache, levels))
     print(f"made {args.bundle / CARD}")
 
 
-def _levels(path):
-    """What compress.levels wrote. Raises ValueError for anything else."""
+def _levels(path, dataset):
+    """What compress.levels wrote of these recordings. Raises ValueError for anything else."""
     if not path.is_file():
         raise ValueError(f"{path} is missing: python -m compress.levels writes it")
     values = read_json(path)
+    if values.get("data") != dataset.name:
+        raise ValueError(
+            f"{path} was measured on {str(values.get('data'))[:80]}, not on {dataset.name}: measure it there"
+        )
     try:
         rows = [{"name": str(row["name"]), "accuracy": float(row["accuracy"])} for row in values["rows"]]
         return {"rows": rows, "n": int(values["n"]), "held_out": values["held_out"] is True}

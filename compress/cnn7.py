@@ -32,8 +32,10 @@ from train.features import features
 from train.loop import clip_log_probabilities
 from train.run import load_run, weights_digest
 from train.teachers import load_teachers, opinions
-from train.trainer import train
+from train.trainer import data_facts, train
 from train.workers import check_n, workers
+
+COLUMNS = "float", "tflite", "onnx"  # what `evaluate` scores: torch, and each format's engine
 
 
 def train_member(name, shape, args):
@@ -156,7 +158,7 @@ def search(args, limits):
 def evaluate(folder, runs, clips, labels, cache):
     """Each net and PROD on held-out clips, float (torch) and int8 (each format's engine) -> {row: {column: scores}}."""
     table = {}
-    for column in ("float", "tflite", "onnx"):
+    for column in COLUMNS:
         bundle = Bundle.load(folder, None if column == "float" else column)
         log_p = []
         for member, run in zip(bundle.members, runs):
@@ -213,6 +215,7 @@ def identity(args, clips):
     return {
         "budget_bytes": parse_bytes(args.budget),
         "data": str(args.data.resolve()),
+        "out": str(args.out.resolve()),
         "clips": fingerprint(clips),
         "files": _files(clips),
         "teachers": [weights_digest(path) for path in args.teacher],
@@ -244,12 +247,16 @@ def finished_path(args):
 
 def is_finished(args, clips):
     """Whether this very command has written its bundle and its evaluation."""
-    if not all(path.is_file() for path in (finished_path(args), evaluation_path(args), args.out / "bundle.json")):
+    if not (args.out / "bundle.json").is_file():
         return False
     try:
-        return json.loads(finished_path(args).read_text()) == identity(args, clips)
-    except ValueError:
-        return False  # damaged: all of it is made anew
+        if args.fold:
+            table = read_json(evaluation_path(args))
+            for name in (*PRESETS, "PROD"):
+                np.array([table[name][column]["confusion"] for column in COLUMNS], int)
+        return read_json(finished_path(args)) == identity(args, clips)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # missing or damaged: all of it is made anew
 
 
 def make(args, dataset):
@@ -257,7 +264,8 @@ def make(args, dataset):
     budget_bytes = parse_bytes(args.budget)
     _, test_clips = split(dataset, args.fold)
     check(args, dataset)
-    finished_path(args).unlink(missing_ok=True)
+    for old in (finished_path(args), evaluation_path(args)):
+        old.unlink(missing_ok=True)
     held_out = f"fold {args.fold} ({len(test_clips)} clips) held out" if test_clips else "nothing held out"
     print(f"{len(dataset.clips)} recordings of {len(dataset.labels)} classes, {held_out}", flush=True)
     shapes = shapes_for(args, dataset.labels)
@@ -267,6 +275,12 @@ def make(args, dataset):
         train_members(shapes_for(larger, dataset.labels), larger, dataset)
     train_members(shapes, args, dataset)
     runs = [load_run(args.runs / name) for name in PRESETS]
+    for name, run in zip(PRESETS, runs):
+        if (
+            run.meta["data"] != data_facts(dataset, args.fold, run.frontend.sr)
+            or run.meta["recipe"]["seed"] != args.seed
+        ):
+            raise ValueError(f"{args.runs / name} was trained by another command meanwhile: give each its own --runs")
     deployed = [tuned(name, args) for name in PRESETS] if args.qat_epochs else runs
     bundle = export(deployed, args.out, args.data, args.fold, cache=args.cache)
     sizes = {fmt: [member.files[fmt]["bytes"] for member in bundle.members] for fmt in ("tflite", "onnx")}
@@ -274,11 +288,9 @@ def make(args, dataset):
     if test_clips:
         table = evaluate(args.out, runs, test_clips, dataset.labels, args.cache)
         write_atomic(evaluation_path(args), lambda path: path.write_text(json.dumps(table, indent=1)))
-        write_atomic(
-            finished_path(args),
-            lambda path: path.write_text(json.dumps(identity(args, dataset.clips), indent=1) + "\n"),
-        )
         print(evaluation_text(table, len(test_clips)))
+    facts = json.dumps(identity(args, dataset.clips), indent=1)
+    write_atomic(finished_path(args), lambda path: path.write_text(f"{facts}\n"))
     weighed = ", ".join(f"{sum(s):,} bytes of {fmt}" for fmt, s in sizes.items())
     print(f"made {args.out}: {weighed} in {budget_bytes:,}", flush=True)
 
@@ -289,7 +301,10 @@ def main(argv=None):
     if args.fold is None:
         args.fold = dataset.folds[-1]
     _, test_clips = split(dataset, args.fold)
-    make(args, dataset)
+    if is_finished(args, dataset.clips):  # exported again, it would lose what export.rules has learned since
+        print(f"{args.out} is done; delete {finished_path(args)} to make it anew", flush=True)
+    else:
+        make(args, dataset)
     print("\n" + (args.out / "report.md").read_text())
     example = (test_clips or dataset.clips)[0].path
     stream = f"python -m runtime.stream --bundle {args.out}"

@@ -20,7 +20,7 @@ from runtime.bundle import Bundle
 from train import fuse
 from train.data import RECORDINGS, load_dataset
 from train.features import CACHE
-from train.scores import difference_text, hits_and_losses, means
+from train.scores import difference_text, hits_and_losses, means, plain
 
 PROD, CALIBRATED = "PROD", "calibrated"
 FORMS = "float", "int8"
@@ -138,7 +138,7 @@ def plot(path, table):
     shares = 100 * np.array([[row["int8"][PROD]["accuracy"], *row["int8"][PROD]["accuracy_interval"]] for row in rows])
     around = np.abs(shares[:, 1:].T - shares[:, 0])
     axes.errorbar(range(len(rows)), shares[:, 0], yerr=around, fmt="o-", color="black", capsize=4, label="PROD, 95 %")
-    axes.set_xticks(range(len(rows)), [f"{row['name']}\n{row['bytes'] / 1024:.0f} KB" for row in rows])
+    axes.set_xticks(range(len(rows)), [f"{plain(row['name'])}\n{row['bytes'] / 1024:.0f} KB" for row in rows])
     axes.set_ylabel(f"accuracy of {table['n']} clips, %, int8")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)

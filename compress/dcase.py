@@ -19,7 +19,7 @@ from runtime import command, engine
 from runtime.bundle import Bundle
 from train.data import DataError, load_dataset, split
 from train.features import CACHE
-from train.scores import accuracy_and_loss, intervals
+from train.scores import accuracy_and_loss, intervals, plain
 
 GROUPS = {"A": "a", "B, C": "b c", "S1 to S3": "s1 s2 s3", "S4 to S6": "s4 s5 s6"}  # TAU's devices, as they were made
 PRINTED = {  # P3, PROD of three spectrograms on TAU 2020, %
@@ -167,7 +167,7 @@ def plot(path, table):
             for bar, row in zip(bars, table[part].values()):
                 bar.set_hatch("" if row.get("trained_on", True) else "//")
         names = [name.upper() if part == "per_device" else name for name in table[part]]
-        axes.set_xticks(range(len(names)), names, rotation=0 if part == "per_device" else 30)
+        axes.set_xticks(range(len(names)), [plain(name) for name in names], rotation=0 if part == "per_device" else 30)
         axes.set_ylabel("accuracy, %")
         axes.set_ylim(0, 100)
     figure.get_axes()[0].legend(ncols=len(nets), fontsize=8)

@@ -24,7 +24,7 @@ def held_out_fold(bundle, dataset, fold=None):
 
     Raises DataError where it says none, or the fold held other clips then: nets would be scored on what they know.
     """
-    if fold:
+    if fold is not None:
         return fold
     trained_on = _trained_on(bundle)
     if trained_on is None:

@@ -20,7 +20,7 @@ from runtime.frontend import spectrograms
 from train import responses
 from train.data import RECORDINGS, load_dataset, load_wave
 from train.features import CACHE
-from train.scores import accuracy_and_loss, difference, intervals
+from train.scores import accuracy_and_loss, difference, intervals, plain
 
 GAINS_DB = (-30, -25, -20, -15, -10, -5, 0, 5, 10)
 DISTANCES_M = (1.0, 2.0, 4.0, 8.0)
@@ -148,7 +148,7 @@ def plot(path, table):
         axes.errorbar(at, shares[:, 0], yerr=around, fmt="o" if kind == "device" else "o-", capsize=3)
         axes.axhline(100 * recorded, color="gray", linestyle=":", label="as recorded")
         if kind == "device":
-            axes.set_xticks(at, [row["name"][:20] for row in rows], rotation=60, ha="right")
+            axes.set_xticks(at, [plain(row["name"][:20]) for row in rows], rotation=60, ha="right")
         axes.set_xlabel({"level": "dB", "device": "", "distance": "m, in a room"}[kind])
         axes.grid(alpha=0.3)
     axes.legend(loc="lower left")

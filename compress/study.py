@@ -113,7 +113,7 @@ def open_study(task, clips):
             pruner=pruner,
             load_if_exists=True,
         )
-    except (SQLAlchemyError, ValueError, KeyError, RuntimeError) as error:
+    except (SQLAlchemyError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise ValueError(f"storage {task.storage} is damaged or cannot be used: {error}") from error
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(shipped(task.name), user_attrs={"shipped": True})
@@ -126,8 +126,24 @@ def open_storage(where):
         return optuna.storages.RDBStorage(where)
     Path(where).parent.mkdir(parents=True, exist_ok=True)
     journal = optuna.storages.journal
+    _check_journal(Path(where))
     lock = journal.JournalFileOpenLock(where) if os.name == "nt" else None  # Windows makes no links
     return optuna.storages.JournalStorage(journal.JournalFileBackend(where, lock))
+
+
+def _check_journal(path):
+    """Raises ValueError that says which line of a journal is damaged: a full disk leaves half of one."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            whole = isinstance(json.loads(line)["op_code"], int)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+        if not whole:
+            raise ValueError(
+                f"storage {path} cannot be used: line {number} is damaged, take it and all behind it away "
+                f"(head -n {number - 1}), or delete the file to search anew"
+            )
 
 
 def _sampler(seed, n_trials):

@@ -25,7 +25,7 @@ from compress.written import write_table
 from runtime import command
 from runtime.files import read_json
 from runtime.frontend import PRESETS
-from train.data import RECORDINGS, DataError, check_heard, load_dataset, split
+from train.data import RECORDINGS, check_heard, load_dataset, split
 from train.features import CACHE, PatchShape, features
 from train.recipe import Recipe
 from train.results import load_results
@@ -91,14 +91,13 @@ def is_finished(net, fold, recipe, dataset, folder):
         return False
     try:
         meta = read_json(folder / "meta.json")
+        check_heard(meta.get("data"), dataset, fold, folder)
     except ValueError:
         return False
+    if max(clip.path.stat().st_mtime for clip in dataset.clips) > (folder / "meta.json").stat().st_mtime:
+        return False  # recordings came later: train.trainer looks whether they are others
     wanted = {"frontend": net.frontend.to_json(), "patch": net.patch.to_json(), "recipe": recipe.to_json(),
               "labels": list(dataset.labels)}  # fmt: skip
-    try:
-        check_heard(meta.get("data"), dataset, fold, folder)
-    except DataError:
-        return False
     return meta["data"].get("name") == dataset.name and all(meta.get(key) == value for key, value in wanted.items())
 
 
@@ -119,7 +118,7 @@ def trained(nets, args, dataset, folds):
 def made(args):
     """-> the table: {"title", "rows", ...} as its writers in compress.tables_of_runs take it."""
     dataset = load_dataset(args.data)
-    folds = args.fold or list(dataset.folds)
+    folds = list(dict.fromkeys(args.fold or dataset.folds))
     for fold in folds:  # before anything is computed
         if not split(dataset, fold)[1]:
             raise ValueError(f"--fold {fold} holds nothing out: choose some of {', '.join(map(str, dataset.folds))}")

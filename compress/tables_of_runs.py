@@ -7,7 +7,7 @@ from train import fuse
 from train.compare import macs
 from train.results import by_member, pooled, pooled_groups
 from train.run import load_run
-from train.scores import accuracy_and_loss, difference, difference_text, intervals
+from train.scores import accuracy_and_loss, difference, difference_text, intervals, plain
 
 SIZES = {"full": "CNN-7", "cr": "CNN-7 CR", "cr+dc": "CNN-7 CR+DC"}  # shape of train.systems -> name in compress.size
 PRINTED = {"full": 59.7, "cr": 57.1, "cr+dc": 56.7}  # % on TAU 2020, mel, P3
@@ -199,7 +199,7 @@ def classes_plot(path, table):
     for (i, j), share in np.ndenumerate(shares):
         axes.text(j, i, f"{share:.0%}", ha="center", va="center", color="white" if share > 0.6 else "black")
     axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [plain(label) for label in labels])
     figure.savefig(path, dpi=120, format="png")
 
 

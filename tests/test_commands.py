@@ -121,6 +121,40 @@ def test_compress_from_recordings_to_bundle(sounds, cache, tmp_path):
     table = json.loads((tmp_path / "runs" / "evaluation.json").read_text())
     assert set(table) == {"mel", "gam", "cqt", "PROD"} and table["PROD"]["tflite"]["n"] == 8
     assert "next: python -m runtime.stream" in result.stdout
+    (tmp_path / "b" / "MODEL_CARD.md").write_text("mine")
+    again = run("compress.cnn7", "--budget", "48kb", *args)
+    assert again.returncode == 0 and "is done; delete" in again.stdout and "resumed" not in again.stdout
+    assert (tmp_path / "b" / "MODEL_CARD.md").read_text() == "mine"
+    everything = run("compress.cnn7", "--budget", "48kb", "--fold", 0, *args)
+    assert everything.returncode == 0, everything.stderr
+    left = {path.name for path in (tmp_path / "runs").rglob("*")}
+    assert not left & {
+        "evaluation.json",
+        "predictions.npz",
+        "confusion.png",
+        "best.safetensors",
+    }  # of what held a fold out
+    assert {"finished.json", "model.safetensors"} <= left
+
+
+def test_nets_of_another_command_in_the_same_folder_make_no_bundle(sounds, cache, tmp_path, monkeypatch):
+    """Two commands at once, of one --runs: whoever exports must not take the other's nets, which heard its test clips."""
+    from compress import cnn7
+
+    monkeypatch.setattr(cnn7, "side_by_side", lambda work, calls: (work(*call) for call in calls))
+    trained = cnn7.train_members
+
+    def both(shapes, args, dataset):
+        trained(shapes, args, dataset)
+        args.fold = 2
+        trained(shapes, args, dataset)
+        args.fold = 1
+
+    monkeypatch.setattr(cnn7, "train_members", both)
+    args = ["--budget", "48kb", "--data", str(sounds), "--epochs", "1", "--noise-share", "0", "--fold", "1"]
+    with pytest.raises(ValueError, match="mel was trained by another command meanwhile: give each its own --runs"):
+        cnn7.main([*args, "--runs", str(tmp_path / "r"), "--cache", str(cache), "--out", str(tmp_path / "b")])
+    assert not (tmp_path / "b").exists()
 
 
 def test_every_fold_held_out_once(sounds, cache, tmp_path):
@@ -178,10 +212,15 @@ def test_a_fold_of_another_command_is_not_taken_for_done(tmp_path):
     command.out.mkdir(parents=True)
     (command.out / "bundle.json").write_text("{}")
     assert not cnn7.is_finished(command, clips)
-    cnn7.evaluation_path(command).write_text("{}")
+    scored = {net: {column: {"confusion": [[1]]} for column in cnn7.COLUMNS} for net in ("mel", "gam", "cqt", "PROD")}
+    cnn7.evaluation_path(command).write_text(json.dumps(scored))
     assert not cnn7.is_finished(command, clips)
     cnn7.finished_path(command).write_text(json.dumps(cnn7.identity(command, clips)))
     assert cnn7.is_finished(command, clips)
+    for damage in ("{}", "[]", json.dumps(scored)[:-20], json.dumps(scored | {"gam": {}})):
+        cnn7.evaluation_path(command).write_text(damage)
+        assert not cnn7.is_finished(command, clips), damage
+    cnn7.evaluation_path(command).write_text(json.dumps(scored))
     for change in ({"seed": 1}, {"epochs": 7}, {"qat_epochs": 3}, {"budget": "64kb"}, {"data": tmp_path / "other"}):
         before = {name: getattr(command, name) for name in change}
         vars(command).update(change)

@@ -120,7 +120,7 @@ def test_levels_of_nothing(trainings):
 
 
 def test_a_card_says_what_was_measured(trainings, heard, cache, tmp_path):
-    measured = {"rows": [{"name": "-20 dB", "accuracy": 0.5}], "n": 16, "held_out": True}
+    measured = {"data": "table", "rows": [{"name": "-20 dB", "accuracy": 0.5}], "n": 16, "held_out": True}
     (tmp_path / "levels.json").write_text(json.dumps(measured))
     arguments = [trainings / "ear", "--folds", trainings / "lofo", "--data", trainings / "data", "--cache", cache]
     card.main([*map(str, arguments), "--levels", str(tmp_path / "levels.json")])
@@ -168,6 +168,11 @@ def test_cards_of_nothing(trainings, small_bundle, cache, tmp_path):
     file.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"differs from .*ear in labels, front ends or fusion"):
         card.main([str(ear), "--folds", str(tmp_path / "mixed"), "--data", str(data), "--cache", str(cache)])
-    (tmp_path / "l.json").write_text('{"rows": 3}')
+    (tmp_path / "l.json").write_text('{"data": "other", "rows": []}')
+    with pytest.raises(ValueError, match=r"l\.json was measured on other, not on table"):
+        card.main([str(ear), "--folds", str(lofo), "--data", str(data), "--levels", str(tmp_path / "l.json")])
+    with pytest.raises(DataError, match="fold 0 of table tests nothing"):
+        levels.main([str(ear), "--data", str(data), "--fold", "0"])
+    (tmp_path / "l.json").write_text('{"data": "table", "rows": 3}')
     with pytest.raises(ValueError, match=r"l\.json is no table of compress\.levels"):
         card.main([str(ear), "--folds", str(lofo), "--data", str(data), "--levels", str(tmp_path / "l.json")])

@@ -232,6 +232,20 @@ def test_storages_that_cannot_be_used_say_so(sounds, cache, tmp_path, storage):
         study.search(task(sounds, cache, tmp_path, storage=where), lambda line: None)
 
 
+def test_a_journal_that_a_full_disk_cut_off_says_where(sounds, cache, tmp_path):
+    one = task(sounds, cache, tmp_path)
+    trials(one)
+    journal = tmp_path / "journal.log"
+    whole = journal.read_bytes()
+    n = whole.count(b"\n")
+    for torn in (whole[:-20], whole[:-20] + whole.splitlines()[0] + b"\n", whole + b"[1]\n", whole + b"\0\0"):
+        journal.write_bytes(torn)
+        with pytest.raises(ValueError, match=rf"journal\.log cannot be used: line ({n}|{n + 1}) is damaged, take it"):
+            trials(one)
+    journal.write_bytes(whole)
+    assert len(trials(one).trials) == 1
+
+
 def test_a_database_holds_a_study_too(sounds, cache, tmp_path):
     one = task(sounds, cache, tmp_path, storage=f"sqlite:///{tmp_path}/study.db")
     assert trials(one).study_name == trials(one).study_name and len(trials(one).trials) == 1
@@ -272,6 +286,7 @@ def test_identity_of_commands_names_what_they_ask_for(small_runs, tmp_path):
     keys = [
         "budget_bytes",
         "data",
+        "out",
         "clips",
         "files",
         "teachers",

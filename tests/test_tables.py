@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 
 from compress import tables, tables_of_runs
 from compress.workers import side_by_side
+from compress.written import write_table
 from train.data import load_dataset
 from train.results import load_results
 from train.scores import load_predictions
@@ -92,6 +94,15 @@ def test_another_recipe_is_another_training(small, sounds, cache, tmp_path):
     assert not tables.is_finished(net, 1, net.recipe(1, 4, 0), dataset, tmp_path)
     fewer = dataclasses.replace(dataset, clips=dataset.clips[1:-1])
     assert not tables.is_finished(net, 1, net.recipe(1, 4, 0), fewer, folder)
+    before = folder.joinpath("meta.json").stat()
+    os.utime(folder / "meta.json", (0, 0))  # the recordings came later: are they others?
+    assert not tables.is_finished(net, 1, net.recipe(1, 4, 0), dataset, folder)
+    os.utime(folder / "meta.json", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_dot_in_a_tables_name_is_no_suffix(tmp_path):
+    write_table(tmp_path / "lr0.001", "text", {}, lambda path, table: path.write_bytes(b"picture"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lr0.001.json", "lr0.001.png", "lr0.001.txt"]
 
 
 def test_fusion_and_classes_of_one_training(small, sounds, cache):
