@@ -18,7 +18,7 @@ from runtime.bundle import Bundle
 from runtime.member import BundleError
 from tests.conftest import SR, noise
 from train import trainer
-from train.data import Clip
+from train.data import Clip, Dataset
 
 
 @pytest.fixture(params=["tflite", "onnx"])
@@ -268,8 +268,9 @@ def test_what_a_recording_lacks_is_said(small_bundle, tmp_path):
 def test_nets_of_recordings_at_a_lower_rate(small_runs, small_bundle, tmp_path):
     """Said where a source holds more, or less, than these; not where it holds the same."""
     write_wav(tmp_path / "half.wav", noise(1)[::2], SR // 2)
-    heard = trainer._heard_hz([Clip(tmp_path / "half.wav", "bark", 1, "half")], SR)
-    assert heard == {"highest_hz": SR / 4} and not trainer._heard_hz([Clip(tmp_path / "half.wav", "", 1, "")], SR // 2)
+    half = Dataset("half", (Clip(tmp_path / "half.wav", "bark", 1, "half"),), ("bark",))
+    heard = trainer.data_facts(half, None, SR)
+    assert heard["highest_hz"] == SR / 4 and "highest_hz" not in trainer.data_facts(half, None, SR // 2)
     runs = [dataclasses.replace(one, meta={"data": heard}) for one in small_runs]
     _write_json(tmp_path, runs, [({"name": name}, {}) for name in ("mel", "gam", "cqt")], True, "prod")
     said = json.loads((tmp_path / "bundle.json").read_text())["highest_hz"]

@@ -77,10 +77,12 @@ def fit(
     on_device, optimizer = fabric.setup(learner, optimizer)
     run.model.to(fabric.device)
     checkpoint = Path(folder) / "checkpoint.safetensors"
-    heard = hashlib.sha256(run.mean.tobytes() + run.std.tobytes()).hexdigest()
-    identity = json.dumps([recipe.to_json(), run.name, run.model.kwargs, heard, identity], sort_keys=True)
+    known_by = {
+        "identity": json.dumps([recipe.to_json(), run.name, run.model.kwargs, identity], sort_keys=True),
+        "statistics": hashlib.sha256(run.mean.tobytes() + run.std.tobytes()).hexdigest(),
+    }
     nets = {"net": learner, "average": run.model} if recipe.average else {"net": run.model}
-    history, seconds = _resume(checkpoint, nets, optimizer, identity)
+    history, seconds = _resume(checkpoint, nets, optimizer, known_by)
     if history:
         say(f"resumed after epoch {len(history)}")
     if remaining := range(len(history), recipe.epochs):  # a finished training makes no noises
@@ -102,7 +104,7 @@ def fit(
             row["accuracy"] = evaluate(history)
         history.append(row)
         if fabric.is_global_zero:
-            _save(checkpoint, nets, optimizer, identity, history, seconds)
+            _save(checkpoint, nets, optimizer, known_by, history, seconds)
         left = (time.monotonic() - started) / (epoch + 1 - first) * (recipe.epochs - epoch - 1)
         score = f"  accuracy {row['accuracy']:.1%}" if "accuracy" in row else ""
         say(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss:.3f}{score}  {left:.0f} s left")
@@ -188,20 +190,20 @@ def _set_lr(optimizer, recipe, epoch, n_items):
     return lr
 
 
-def _save(path, nets, optimizer, identity, history, seconds):
+def _save(path, nets, optimizer, known_by, history, seconds):
     """Nets by name, the optimizer's moments, history: with the seeds per epoch all that a killed run needs."""
     tensors = {
         f"{name}.{key}": value.contiguous() for name, net in nets.items() for key, value in net.state_dict().items()
     }
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{key}": value.contiguous() for key, value in state.items() if value is not None}
-    header = {"identity": identity, "history": json.dumps(history), "seconds": repr(seconds)}
+    header = known_by | {"history": json.dumps(history), "seconds": repr(seconds)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, tensors, header)
 
 
-def _resume(path, nets, optimizer, identity):
-    """Load the checkpoint, if there is one of the same identity. -> its history and the seconds it took, or [], 0.0."""
+def _resume(path, nets, optimizer, known_by):
+    """Load the checkpoint, if there is one that is known by the same. -> its history and the seconds it took, or [], 0.0."""
     if not path.exists():
         return [], 0.0
     try:
@@ -210,7 +212,8 @@ def _resume(path, nets, optimizer, identity):
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it to start anew") from error
-    if header.get("identity") != identity:
+    stated = {"statistics": known_by["statistics"]} | header  # those of before state none
+    if any(stated.get(key) != value for key, value in known_by.items()):
         print(f"{path} is of another recipe or other data: starting anew", file=sys.stderr)
         return [], 0.0
     try:
