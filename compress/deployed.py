@@ -132,7 +132,9 @@ def _check_own(bundle, runs):
     """Raises ValueError where a fold's bundle was made of other nets than lie beside it, or knows what judges it."""
     for member in bundle.members:
         stated, run = bundle.provenance["runs"][member.name], read_json(runs / member.name / "meta.json")
-        if any(key in stated and stated[key] != run.get(key) for key in ("data", "recipe", "teachers")):
+        # what was stated then must still be so; a run that was resumed since may state more
+        facts = [(stated.get(part, {}), run.get(part, {})) for part in ("data", "recipe")]
+        if any(then[key] != now.get(key) for then, now in facts for key in then):
             raise ValueError(
                 f"{bundle.folder} was not made of {runs / member.name}: call compress.folds again, it trains and exports"
             )

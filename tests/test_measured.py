@@ -156,7 +156,7 @@ def test_cards_of_nothing(trainings, small_bundle, cache, tmp_path):
     meta.write_text(json.dumps(values | {"recipe": {**values["recipe"], "seed": 6}}))
     with pytest.raises(ValueError, match=r"fold2/bundle was not made of .*gam: call compress\.folds again"):
         card.main([str(ear), "--folds", str(tmp_path / "mixed"), "--data", str(data), "--cache", str(cache)])
-    meta.write_text(json.dumps(values))
+    meta.write_text(json.dumps(values | {"data": {**values["data"], "later": "more is stated"}}))
     file = tmp_path / "mixed" / "fold2" / "bundle" / "bundle.json"
     values = json.loads(file.read_text())
     values["members"][0]["temperature"] = 2.0
