@@ -260,7 +260,10 @@ def is_finished(args, clips):
 
 
 def make(args, dataset):
-    """The whole way to a bundle at --out, and to its scores where a fold is held out."""
+    """The whole way to a bundle at --out, and to its scores where a fold is held out. What is done is left as it is."""
+    if is_finished(args, dataset.clips):  # exported again, it would lose what export.rules has learned since
+        print(f"{args.out} is done; delete {finished_path(args)} to make it anew", flush=True)
+        return
     budget_bytes = parse_bytes(args.budget)
     _, test_clips = split(dataset, args.fold)
     check(args, dataset)
@@ -301,10 +304,7 @@ def main(argv=None):
     if args.fold is None:
         args.fold = dataset.folds[-1]
     _, test_clips = split(dataset, args.fold)
-    if is_finished(args, dataset.clips):  # exported again, it would lose what export.rules has learned since
-        print(f"{args.out} is done; delete {finished_path(args)} to make it anew", flush=True)
-    else:
-        make(args, dataset)
+    make(args, dataset)
     print("\n" + (args.out / "report.md").read_text())
     example = (test_clips or dataset.clips)[0].path
     stream = f"python -m runtime.stream --bundle {args.out}"

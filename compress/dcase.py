@@ -180,10 +180,7 @@ def trained_bundle(args, rest, dataset, fold):
         "--budget", args.budget, "--data", str(args.data), "--fold", str(fold), "--cache", str(args.cache),
         "--runs", str(args.out / "runs"), "--out", str(args.out / "bundle"), *rest,
     ]  # fmt: skip
-    if cnn7.is_finished(cnn7.arguments(call), dataset.clips):
-        print(f"{args.out / 'bundle'} is trained", flush=True)
-    else:
-        cnn7.main(call)
+    cnn7.make(cnn7.arguments(call), dataset)
     return args.out / "bundle"
 
 

@@ -110,10 +110,7 @@ def _copies_of(dataset, fold, copies):
 def _table(args, dataset, copies, call):
     """A fold's table, made where it is not there yet: what cnn7 wrote, or its nets' scores on another copy."""
     fold = cnn7.arguments(call)
-    if cnn7.is_finished(fold, dataset.clips):
-        print(f"fold {fold.fold} is done: {fold.out}", flush=True)
-    else:
-        cnn7.make(fold, dataset)
+    cnn7.make(fold, dataset)
     if copies is None:
         return json.loads(cnn7.evaluation_path(fold).read_text())
     runs = [load_run(fold.runs / name) for name in PRESETS]

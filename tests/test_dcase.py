@@ -144,7 +144,7 @@ def test_one_command_trains_and_scores_a_second_scores_again(tmp_path, cache, ca
     before = (out / "bundle" / "bundle.json").stat().st_mtime_ns
     capsys.readouterr()
     dcase.main(list(map(str, args)))
-    assert "bundle is trained" in capsys.readouterr().out
+    assert "bundle is done" in capsys.readouterr().out
     assert (out / "bundle" / "bundle.json").stat().st_mtime_ns == before
     assert json.loads((out / "dcase.json").read_text()) == table
 
